@@ -1,0 +1,117 @@
+"""A real `modelport serve` on loopback, with a data directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.conftest import eventually
+
+START_SECONDS = 120
+STOP_SECONDS = 60
+
+
+def free_port() -> int:
+    """Give a port of loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Refused(Exception):  # noqa: N818 - it names the fact
+    """A command was refused; its answer and what it said on stderr."""
+
+    def __init__(self, exit_code: int, answer: Any, said: str) -> None:  # noqa: ANN401 - any JSON
+        """Keep all three."""
+        super().__init__(f"{exit_code}: {said}")
+        self.exit_code, self.answer, self.said = exit_code, answer, said
+
+
+class Server:
+    """One installation: commands work whether it runs or not."""
+
+    def __init__(self, data_dir: Path, **settings: object) -> None:
+        """`settings` are given without their prefix, in lower case."""
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        own = {"data_dir": data_dir, "bind": f"127.0.0.1:{self.port}", "workers": 2, **settings}
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
+        self.environment = clean | {f"MODELPORT_{name.upper()}": str(value) for name, value in own.items()}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = data_dir.with_suffix(".log")
+        self.cli("db", "upgrade")
+
+    def cli(self, *arguments: object) -> Any:  # noqa: ANN401 - any JSON
+        """Run a command with --json; give its answer."""
+        command = [sys.executable, "-m", "webapp.cli", *map(str, arguments), "--json"]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
+        answer = json.loads(done.stdout) if done.stdout.strip() else None
+        if done.returncode:
+            raise Refused(done.returncode, answer, done.stderr)
+        return answer
+
+    def start(self) -> Server:
+        """Start it and wait until it answers."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "webapp.cli", "serve"], env=self.environment, stdout=log, stderr=log
+            )
+        eventually(self._answers, within_seconds=START_SECONDS)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return requests.get(f"{self.url}/readyz", timeout=5).ok
+        except requests.ConnectionError:
+            return False
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End it in order (or by another signal), and wait."""
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(STOP_SECONDS)
+            self.process = None
+
+    def key(self, *options: object) -> str:
+        """Make a key."""
+        made: str = self.cli("keys", "create", "test", *options)["key"]
+        return made
+
+    def post(self, path: str, body: object, key: str | None, **more: Any) -> requests.Response:  # noqa: ANN401 - as requests
+        """Send JSON with a key."""
+        headers = {"X-API-Key": key} if key else {}
+        return requests.post(self.url + path, json=body, headers=headers, timeout=60, **more)
+
+    def get(self, path: str, key: str | None = None) -> requests.Response:
+        """Fetch with a key."""
+        headers = {"X-API-Key": key} if key else {}
+        return requests.get(self.url + path, headers=headers, timeout=60)
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read the database as anyone with the file can."""
+        connection = sqlite3.connect(self.data_dir / "modelport.db", timeout=30)
+        try:
+            return connection.execute(statement, values).fetchall()
+        finally:
+            connection.close()
+
+    def logged(self, prediction_id: str) -> tuple[Any, ...]:
+        """Give a prediction's row once the log writer has inserted it."""
+        return eventually(lambda: self.rows("SELECT * FROM predictions WHERE id = ?", prediction_id))[0]
+
+    def worker_pids(self) -> list[int]:
+        """Give the process ids of the live web workers."""
+        return [pid for (pid,) in self.rows("SELECT pid FROM web_workers ORDER BY slot")]

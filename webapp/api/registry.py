@@ -1,0 +1,104 @@
+"""The registry over HTTP: what models and versions there are, and which one is active."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from flask import Response, g, jsonify
+from sqlalchemy.orm import Session
+
+from webapp import activation, registry, web
+from webapp.api import blueprint, requires
+from webapp.errors import Invalid, Problem
+from webapp.registry import Activation
+
+door = blueprint("registry")
+
+
+@door.get("/models")
+@requires("models:read")
+def models() -> Response:
+    """List the models that the key may use."""
+    with web.parts().database.reading() as session:
+        found = [model for model in registry.all_models(session) if g.key.models is None or model.name in g.key.models]
+        return jsonify(models=[registry.describe_model(model) for model in found])
+
+
+@door.get("/models/<name>")
+@requires("models:read")
+def model(name: str) -> Response:
+    """Show a model with the history of its active version."""
+    g.key.require_model(name)
+    with web.parts().database.reading() as session:
+        found = registry.get_model(session, name)
+        history = [registry.describe_activation(each) for each in reversed(registry.history(session, found))]
+        return jsonify(**registry.describe_model(found), history=history)
+
+
+@door.get("/models/<name>/versions")
+@requires("models:read")
+def versions(name: str) -> Response:
+    """List the versions of a model, the newest first."""
+    g.key.require_model(name)
+    with web.parts().database.reading() as session:
+        found = registry.get_model(session, name)
+        return jsonify(versions=[registry.describe_version(each) for each in reversed(found.versions)])
+
+
+@door.get("/models/<name>/versions/<int:number>")
+@requires("models:read")
+def version(name: str, number: int) -> Response:
+    """Show a version with its signature, card and inspection report."""
+    g.key.require_model(name)
+    with web.parts().database.reading() as session:
+        found = registry.get_version(session, registry.get_model(session, name), number)
+        more = {"signature": found.signature, "card": found.card, "report": found.report}
+        return jsonify(**registry.describe_version(found), **more)
+
+
+@door.post("/models/<name>/activate")
+@requires("models:activate")
+def activate(name: str) -> Response:
+    """Make a version the active one; answers when the web workers serve it."""
+    g.key.require_model(name)
+    body = _object(web.read_json())
+    number = body.get("version")
+    if type(number) is not int:
+        raise Invalid("version_missing", "“version” is a version's number.", problems=(_problem("/version"),))
+    return _switch(lambda session, reason: registry.activate(session, _actor(), name, number, reason), body)
+
+
+@door.post("/models/<name>/rollback")
+@requires("models:activate")
+def rollback(name: str) -> Response:
+    """Return to the version that was active before; answers when the web workers serve it."""
+    g.key.require_model(name)
+    body = _object(web.read_json() if web.has_body() else {})
+    return _switch(lambda session, reason: registry.rollback(session, _actor(), name, reason), body)
+
+
+def _actor() -> str:
+    return f"key:{g.key.id}"
+
+
+def _object(body: object) -> dict[str, Any]:
+    if not isinstance(body, dict):
+        raise Invalid("not_an_object", "The body is an object.")
+    return body
+
+
+def _problem(pointer: str) -> Problem:
+    return Problem(pointer, "not_an_integer", "Must be a whole number.")
+
+
+def _switch(change: Callable[[Session, str], Activation], body: dict[str, Any]) -> Response:
+    reason = body.get("reason", "")
+    if not isinstance(reason, str):
+        problem = Problem("/reason", "not_a_string", "Must be a string.")
+        raise Invalid("reason_unusable", "“reason” is a string.", problems=(problem,))
+    database = web.parts().database
+    with database.transaction() as session:
+        done = change(session, reason)
+        described = registry.describe_activation(done)
+    return jsonify(**described, workers=activation.converged(database).describe())

@@ -1,0 +1,91 @@
+"""The composition root: makes every part, hands each to who needs it, and nothing else. Opens and reads nothing."""
+
+from __future__ import annotations
+
+from flask import Flask, Response, g, jsonify, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+from prometheus_flask_exporter import PrometheusMetrics
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp import health, limits, metrics, web
+from webapp.api import batch, native
+from webapp.api import registry as registry_door
+from webapp.artifacts import ArtifactStore
+from webapp.config import Settings
+from webapp.db import Database
+from webapp.follower import Follower
+from webapp.generation import Signal
+from webapp.keys import KeyRing
+from webapp.predictions.spool import Spool
+from webapp.serving.runtime import Runtime
+from webapp.web import Parts
+
+# What anyone may ask without a key; everything else is closed.
+OPEN_ENDPOINTS = frozenset({"health.health", "health.live", "health.ready", "health.exposition", "root"})
+DEFAULT_LIMITS = ["600/minute"]
+
+
+def make_parts(settings: Settings) -> Parts:
+    """Make the parts of one process from complete settings (`config.prepare`)."""
+    signal = Signal(settings.run_dir / "generation")
+    database = Database(settings.sqlalchemy_url, announce=signal.send)
+    store = ArtifactStore(settings.data_dir / "artifacts")
+    runtime = Runtime(
+        store, settings.derive("versions"), on_load=lambda loaded: metrics.MODEL_LOAD.observe(loaded.load_seconds)
+    )
+    ring = KeyRing(settings.derive("api keys"))
+    return Parts(
+        settings=settings,
+        database=database,
+        artifacts=store,
+        runtime=runtime,
+        ring=ring,
+        spool=Spool(
+            settings.data_dir / "spool",
+            max_bytes=settings.spool_max_bytes,
+            refuse_when_full=settings.spool_full == "refuse",
+            on_drop=metrics.LOG_DROPPED.inc,
+        ),
+        follower=Follower(database, runtime, ring, signal, settings.rate_limit),
+        limiter=Limiter(
+            key_func=_limited_by,
+            storage_uri=f"mmap://{settings.run_dir / 'limits'}",
+            strategy="moving-window",
+            default_limits=DEFAULT_LIMITS,  # type: ignore[arg-type] # a list of strings is what it documents
+        ),
+    )
+
+
+def create_app(settings: Settings) -> Flask:
+    """Make the web application from complete settings (`config.prepare`)."""
+    parts = make_parts(settings)
+    app = Flask("webapp", static_folder=None)
+    web.install(app, parts)
+    app.add_url_rule("/", "root", root)
+    for door in (health.door, native.door, batch.door, registry_door.door):
+        app.register_blueprint(door)
+    # Predictions count against their key's own limit, on the same storage; probes are never refused.
+    for door in (health.door, native.door):
+        parts.limiter.exempt(door)
+    parts.limiter.init_app(app)
+    PrometheusMetrics(
+        app,
+        path=None,
+        group_by="url_rule",
+        defaults_prefix="modelport",
+        buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+        registry=metrics.REGISTRY,
+    )
+    return app
+
+
+def root() -> AnyResponse:
+    """Say what answers here."""
+    response: Response = jsonify(name="modelport", predict="/predict", models="/models", health="/health")
+    return response
+
+
+def _limited_by() -> str:
+    # Never empty: the library takes an empty name for "no limit".
+    return f"key:{g.key.id}" if "key" in g else f"address:{get_remote_address() or request.remote_addr or 'unknown'}"

@@ -1,0 +1,77 @@
+"""Stored bytes, named by their SHA-256 and verified at every read; the only place that loads an estimator from them."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import skops.io
+import skops.io.exceptions
+
+from webapp import names
+from webapp.errors import NotFound, Unavailable
+
+
+class ArtifactStore:
+    """A folder of read-only files: `ab/abcdef…`."""
+
+    def __init__(self, folder: Path) -> None:
+        """`folder` is made when the first artifact is stored."""
+        self._folder = folder
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest
+
+    def put(self, content: bytes) -> str:
+        """Store `content` and give its name. Whole or not at all, and on the disk when this returns."""
+        digest = hashlib.sha256(content).hexdigest()
+        path = self._path(digest)
+        if path.exists():
+            return digest
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), 0o400)
+            os.fsync(file.fileno())
+        Path(file.name).rename(path)
+        _sync_folder(path.parent)
+        return digest
+
+    def get(self, digest: str) -> bytes:
+        """Read an artifact; raise `Unavailable` when its bytes are no longer those that were stored."""
+        try:
+            content = self._path(digest).read_bytes()
+        except FileNotFoundError:
+            raise NotFound("artifact_missing", f"The artifact {digest[:12]} is not in the store.") from None
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Unavailable("artifact_damaged", f"The artifact {digest[:12]} is not what was stored.")
+        return content
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def seal(secret: bytes, model: str, number: int, digest: str, signature: Mapping[str, Any]) -> str:
+    """Bind a version to its artifact and signature, so that a changed row is noticed like a changed file."""
+    text = json.dumps([model, number, digest, signature], sort_keys=True)
+    return hmac.digest(secret, text.encode(), hashlib.sha256).hex()
+
+
+def load(content: bytes) -> Any:  # noqa: ANN401 - an estimator of any kind
+    """Build the estimator from a canonical `.skops` file; only names of the server's own table may stand in it."""
+    try:
+        return skops.io.loads(content, trusted=sorted(names.SKOPS))
+    except skops.io.exceptions.UntrustedTypesFoundException as error:
+        raise Unavailable("artifact_not_loadable", f"The artifact names what is not served: {error}") from None

@@ -1,0 +1,58 @@
+"""`modelport db` and `modelport config`: the schema, and what is set."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+
+from webapp import db
+from webapp.cli import Console, main, pass_console, require_schema
+from webapp.db import Database
+from webapp.errors import Unavailable
+
+
+@main.group("db")
+def group() -> None:
+    """Bring the database to the schema of this release, or check it."""
+
+
+@group.command()
+@pass_console
+def upgrade(console: Console) -> None:
+    """Create the tables, or bring them to this release. Safe to repeat."""
+    url = console.settings.sqlalchemy_url
+    before, _ = db.revisions(Database(url))
+    if before is not None and not db.knows_revision(before):
+        raise Unavailable("schema_newer", "The database has the schema of a newer release; run that release here.")
+    db.upgrade(url)
+    _, revision = db.revisions(Database(url))
+    console.answer({"revision": revision, "from": before}, f"The database is at revision {revision}.")
+
+
+@group.command()
+@pass_console
+def check(console: Console) -> None:
+    """Tell whether the database has the schema of this release."""
+    require_schema(console.parts)
+    present, _ = db.revisions(console.parts.database)
+    console.answer({"revision": present}, f"The database is at revision {present}, which this release needs.")
+
+
+@main.group("config")
+def config_group() -> None:
+    """Show the settings."""
+
+
+@config_group.command()
+@pass_console
+def show(console: Console) -> None:
+    """Show every setting with its effective value; secrets are masked."""
+    shown = {}
+    for item in fields(console.settings):
+        value = getattr(console.settings, item.name)
+        masked = "(set)" if value else "(not set)"
+        shown[f"MODELPORT_{item.name.upper()}"] = masked if item.metadata["secret"] else value
+    document = {name: value if isinstance(value, int | float | None) else str(value) for name, value in shown.items()}
+    console.answer(document, "\n".join(f"{name}={'' if value is None else value}" for name, value in document.items()))
+
+

@@ -1,0 +1,95 @@
+"""`modelport keys`: make, list and revoke API keys."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import click
+
+from webapp import keys
+from webapp.cli import Console, main, pass_console
+from webapp.keys import SCOPES, ApiKey
+
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+
+
+class Life(click.ParamType):
+    """A span such as 90d, 12h or 30m."""
+
+    name = "span"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Read the span."""
+        if isinstance(value, timedelta):
+            return value
+        found = re.fullmatch(r"([1-9][0-9]{0,4})([mhd])", str(value))
+        if found is None:
+            self.fail(f"{value} is no span; write it like 90d, 12h or 30m.", param, ctx)
+        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+
+
+@main.group("keys")
+def group() -> None:
+    """Make, list and revoke API keys."""
+
+
+@group.command()
+@click.argument("name")
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="May do this; default: predict, batch.")
+@click.option("--model", "models", multiple=True, help="May use this model; default: every model.")
+@click.option("--rate-limit", help='Such as "1000/minute"; default: MODELPORT_RATE_LIMIT.')
+@click.option("--expires", type=Life(), default=keys.DEFAULT_LIFE, help="Life, such as 90d; default: 365d.")
+@click.option("--test", is_flag=True, help="A test key: its predictions are marked and stay out of statistics.")
+@pass_console
+def create(  # noqa: PLR0913 - one parameter per option
+    console: Console,
+    name: str,
+    scopes: tuple[str, ...],
+    models: tuple[str, ...],
+    rate_limit: str | None,
+    expires: timedelta,
+    test: bool,  # noqa: FBT001 - click's interface
+) -> None:
+    """Make a key called NAME. It is shown this once."""
+    with console.parts.database.transaction() as session:
+        row, key = keys.create(
+            session,
+            console.actor,
+            console.parts.ring.pepper,
+            name,
+            scopes=scopes or ("predict", "batch"),
+            models=models,
+            rate_limit=rate_limit,
+            life=expires,
+            test=test,
+        )
+        described = keys.describe(row)
+    console.answer({**described, "key": key}, f"{key}\nThis is the only time the key is shown. Its id is {row.id}.")
+
+
+@group.command("list")
+@pass_console
+def list_keys(console: Console) -> None:
+    """List every key, without the keys themselves."""
+    with console.parts.database.reading() as session:
+        found = keys.all_keys(session)
+    lines = [f"{row.id}  {_state(row):8}  {', '.join(row.scopes):20}  {row.name}" for row in found]
+    console.answer({"keys": [keys.describe(row) for row in found]}, "\n".join(lines) or "There are no keys yet.")
+
+
+def _state(row: ApiKey) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    return "live" if row.expires_at > keys.now() else "expired"
+
+
+@group.command()
+@click.argument("key_id")
+@pass_console
+def revoke(console: Console, key_id: str) -> None:
+    """End the key with the id KEY_ID for good."""
+    with console.parts.database.transaction() as session:
+        row = keys.revoke(session, console.actor, key_id)
+        described = keys.describe(row)
+    console.answer(described, f"The key {row.id} ({row.name}) is revoked.")

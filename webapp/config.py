@@ -1,0 +1,230 @@
+"""The settings: one frozen typed object, read once from the environment; wrong values are all reported together."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import limits
+
+PREFIX = "MODELPORT_"
+KIB = 1024
+MIB = 1024 * KIB
+MIN_SECRET_CHARACTERS = 32
+MAX_PORT = 65_535
+
+
+class InvalidSettings(Exception):  # noqa: N818 - it names the fact
+    """One or more settings are wrong; `problems` has one sentence for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        """Keep every problem, so that one start shows all of them."""
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def _whole_number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            message = f"must be a whole number from {least} to {most}"
+            raise ValueError(message)
+        return number
+
+    return parse
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            message = f"must be one of: {', '.join(choices)}"
+            raise ValueError(message)
+        return text
+
+    return parse
+
+
+def _bind(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > MAX_PORT:
+        message = "must be HOST:PORT, such as 127.0.0.1:8000"
+        raise ValueError(message)
+    return text
+
+
+def _rate_limit(text: str) -> str:
+    try:
+        limits.parse(text)
+    except ValueError:
+        message = 'must be a number per period, such as "1000/minute"'
+        raise ValueError(message) from None
+    return text
+
+
+def _secret(text: str) -> str:
+    if len(text) < MIN_SECRET_CHARACTERS:
+        message = f"must have at least {MIN_SECRET_CHARACTERS} characters"
+        raise ValueError(message)
+    return text
+
+
+def _log_share(text: str) -> float:
+    """`on` is 1.0, `off` is 0.0, `sample=0.1` a tenth of the predictions."""
+    shares = {"on": 1.0, "off": 0.0}
+    if text in shares:
+        return shares[text]
+    name, _, number = text.partition("=")
+    try:
+        share = float(number)
+    except ValueError:
+        share = -1.0
+    if name != "sample" or not 0 < share <= 1:
+        message = "must be on, off, or sample=SHARE with a share above 0 and up to 1"
+        raise ValueError(message)
+    return share
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _optional(text: str) -> str | None:
+    return text or None
+
+
+def _setting(default: str | None, parse: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
+    """Declare a setting: its default as it would stand in the environment, its parser, and what it means."""
+    return field(metadata={"default": default, "parse": parse, "about": about, "secret": secret})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator can choose. A field `data_dir` is read from `MODELPORT_DATA_DIR`."""
+
+    data_dir: Path = _setting("./data", _path, "Folder for the database, artifacts, spool and run files.")
+    database_url: str | None = _setting(
+        "", _optional, "SQLAlchemy URL; empty is SQLite at DATA_DIR/modelport.db.", secret=True
+    )
+    secret_key: str | None = _setting(
+        "",
+        lambda text: _secret(text) if text else None,
+        "Signs and hashes everything; at least 32 characters. Empty: made once and kept in DATA_DIR/secret-key.",
+        secret=True,
+    )
+    bind: str = _setting("127.0.0.1:8000", _bind, "Address that the web server listens on.")
+    workers: int = _setting(
+        str(min(os.cpu_count() or 1, 8)), _whole_number(1, 64), "Web worker processes; default: cores, at most 8."
+    )
+    threads: int = _setting("8", _whole_number(1, 128), "Threads per web worker.")
+    trusted_proxies: int = _setting(
+        "0", _whole_number(0, 8), "Proxies in front whose X-Forwarded-* and X-Request-ID headers are believed."
+    )
+    default_model: str | None = _setting("", _optional, "The model that POST /predict asks when a key may use several.")
+    rate_limit: str = _setting("1000/minute", _rate_limit, "Limit for keys that have none of their own.")
+    prediction_log: float = _setting("on", _log_share, "Which predictions are logged: on, off or sample=0.1.")
+    spool_max_bytes: int = _setting(
+        str(1024 * MIB), _whole_number(MIB, 2**50), "Most bytes the spool may hold while the database is away."
+    )
+    spool_full: str = _setting(
+        "drop-oldest",
+        _one_of("drop-oldest", "refuse"),
+        "What happens when the spool is full: lose the oldest log lines, or answer 503.",
+    )
+    max_body_bytes: int = _setting(str(10 * MIB), _whole_number(KIB, 2**32), "Largest request body.")
+    max_instances: int = _setting("10000", _whole_number(1, 10**7), "Most instances in one request.")
+    max_upload_bytes: int = _setting(str(512 * MIB), _whole_number(KIB, 2**40), "Largest model file.")
+    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "Least level that is logged.")
+    metrics_token: str | None = _setting(
+        "", _optional, "Bearer token for /metrics; without one only loopback peers may read it.", secret=True
+    )
+
+    @property
+    def run_dir(self) -> Path:
+        """Slots, generation signal, limits and metrics of this host's processes."""
+        return self.data_dir / "run"
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'modelport.db'}"
+
+    def derive(self, purpose: str) -> bytes:
+        """Give a 256-bit key for one purpose, so that no two uses share the secret itself."""
+        if self.secret_key is None:
+            message = "settings without a secret key: call config.prepare first"
+            raise RuntimeError(message)
+        return hmac.digest(self.secret_key.encode(), purpose.encode(), hashlib.sha256)
+
+
+def _raw(environ: Mapping[str, str], item: Field[Any]) -> str:
+    name = PREFIX + item.name.upper()
+    file = environ.get(f"{name}_FILE") if item.metadata["secret"] else None
+    if file is None:
+        return environ.get(name, item.metadata["default"])
+    if name in environ:
+        message = f"is given twice, also as {name}_FILE; keep one"
+        raise ValueError(message)
+    try:
+        return Path(file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        message = f"names a file that cannot be read ({error.strerror}): {file}"
+        raise ValueError(message) from None
+
+
+def _unknown(environ: Mapping[str, str]) -> list[str]:
+    known = {PREFIX + item.name.upper() for item in fields(Settings)}
+    known |= {f"{PREFIX}{item.name.upper()}_FILE" for item in fields(Settings) if item.metadata["secret"]}
+    strangers = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    return [f"{name} is not a setting; docs/configuration.md lists them all" for name in strangers]
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Read every setting from `environ`; raise `InvalidSettings` that names all wrong ones."""
+    values, problems = {}, _unknown(environ)
+    for item in fields(Settings):
+        try:
+            values[item.name] = item.metadata["parse"](_raw(environ, item))
+        except ValueError as error:
+            problems.append(f"{PREFIX}{item.name.upper()} {error}")
+    if problems:
+        raise InvalidSettings(problems)
+    return Settings(**values)
+
+
+def _kept_secret(path: Path) -> str:
+    """Read the secret of this installation, made once; O_EXCL so that two first starts agree on one."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _secret(path.read_text(encoding="ascii"))
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secret := secrets.token_urlsafe(48))
+        file.flush()
+        os.fsync(file.fileno())
+    return secret
+
+
+def prepare(settings: Settings) -> Settings:
+    """Make the data directory and the secret where they are missing; the settings returned are complete."""
+    try:
+        for folder in (settings.data_dir, settings.run_dir, settings.run_dir / "metrics"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        secret = settings.secret_key or _kept_secret(settings.data_dir / "secret-key")
+        probe = settings.run_dir / f"writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        problem = f"{PREFIX}DATA_DIR cannot be used ({error.strerror}): {error.filename or settings.data_dir}"
+        raise InvalidSettings([problem]) from None
+    except ValueError as error:
+        raise InvalidSettings([f"{settings.data_dir / 'secret-key'} {error}"]) from None
+    return replace(settings, secret_key=secret)

@@ -1,0 +1,151 @@
+"""The database: base class of all tables, engine, and the one way to open a transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import alembic.command
+import alembic.config
+import alembic.migration
+import alembic.script
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import DeclarativeBase, Session
+
+BUSY_TIMEOUT_SECONDS = 15
+
+
+class Base(DeclarativeBase):
+    """Every table. Constraints are named by rule, so that migrations can name them too."""
+
+    metadata = sa.MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class Moment(sa.types.TypeDecorator[datetime]):
+    """A point in time: UTC and timezone-aware in Python, whatever the database keeps."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 - the interface
+        """Refuse a naive time: it would be read back as another moment."""
+        if value is not None and value.tzinfo is None:
+            message = "a moment needs a time zone"
+            raise ValueError(message)
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:  # noqa: ARG002 - the interface
+        """SQLite gives back naive times; what was stored was UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def now() -> datetime:
+    """The present moment."""
+    return datetime.now(UTC)
+
+
+def _wal_is_safe(version: tuple[int, int, int]) -> bool:
+    """Before these releases a reset of the write-ahead log can corrupt the file (sqlite.org/wal.html, "WAL-reset bug")."""
+    return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
+
+
+def _set_up_sqlite(engine: sa.Engine) -> None:
+    journal = "WAL" if _wal_is_safe(sqlite3.sqlite_version_info[:3]) else "TRUNCATE"
+
+    @event.listens_for(engine, "connect")
+    def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
+        # The driver's own idea of when to begin is switched off; `_on_begin` decides.
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _on_begin(connection: sa.Connection) -> None:
+        # IMMEDIATE takes the write lock at the start, where waiting is possible: a reader that turns
+        # writer in the middle would get "database is locked" without any wait.
+        reading = connection.get_execution_options().get("reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """The engine of one process. Making it opens nothing; connections are opened after the fork, on demand."""
+
+    def __init__(self, url: str, announce: Callable[[], None] = lambda: None) -> None:
+        """`url` is an SQLAlchemy URL; `announce` is called after a commit that others must follow."""
+        is_sqlite = url.startswith("sqlite")
+        arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if is_sqlite else {}
+        self.engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=not is_sqlite)
+        if is_sqlite:
+            _set_up_sqlite(self.engine)
+        self._announce = announce
+        self._reader = self.engine.execution_options(reading=True)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction: leaving commits, raising rolls back."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+        if session.info.get("advanced"):
+            self._announce()
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A consistent view that changes nothing and, on SQLite, does not wait for writers."""
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+            yield session
+
+
+def insert_new(session: Session, table: type[Base], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Insert rows in bulk, passing over those whose primary key is there already."""
+    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
+    if rows := list(rows):
+        session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+
+
+def migrations_folder() -> Path:
+    """Where the migrations are: beside the package in a checkout, inside it in an installed wheel."""
+    inside = Path(__file__).parent / "migrations"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "migrations"
+
+
+def _alembic(url: str) -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(migrations_folder()))
+    config.attributes["url"] = url
+    return config
+
+
+def upgrade(url: str) -> None:
+    """Bring the database to the newest schema. Safe to repeat."""
+    alembic.command.upgrade(_alembic(url), "head")
+
+
+def revisions(database: Database) -> tuple[str | None, str | None]:
+    """Give the schema revision the database has, and the one that this release needs."""
+    script = alembic.script.ScriptDirectory(str(migrations_folder()))
+    with database.engine.connect() as connection:
+        present = alembic.migration.MigrationContext.configure(connection).get_current_revision()
+    return present, script.get_current_head()
+
+
+def knows_revision(revision: str) -> bool:
+    """Tell an older schema (which can be upgraded) from one that a newer release made."""
+    script = alembic.script.ScriptDirectory(str(migrations_folder()))
+    return any(known.revision == revision for known in script.walk_revisions())

@@ -1,0 +1,149 @@
+"""A model file comes in: read in a locked child, converted, proven in a second one; nothing of it runs here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from webapp.errors import Invalid, TooLarge
+from webapp.signature import Signature, from_dict
+
+MOST_ANSWER_BYTES = 8 * 1024 * 1024
+CHILD_SECONDS = 600
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """The files of one upload as they lie on the disk, and what its metadata says."""
+
+    model: Path
+    scaler: Path | None = None
+    reference: Path | None = None
+    target: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What is left of an upload when it has been inspected: the canonical file, its signature, the report."""
+
+    canonical: bytes
+    signature: Signature
+    report: dict[str, Any]
+
+
+def inspect(upload: Upload, *, max_bytes: int) -> Inspected:
+    """Inspect an upload; raise `Invalid` with a stable code and every finding when it is refused."""
+    declared = declared_features(upload.metadata)
+    _check_sizes(upload, max_bytes)
+    with tempfile.TemporaryFile() as converted, tempfile.TemporaryFile() as canonical:
+        files = {"model": upload.model, "scaler": upload.scaler}
+        _run("convert", {name: path for name, path in files.items() if path}, converted, {})
+        job = {"declared": declared, "target": upload.target}
+        proven = {"reference": upload.reference} if upload.reference else {}
+        report = _run("prove", {"model": converted, **proven}, canonical, job)
+        canonical.seek(0)
+        content = canonical.read()
+    signature = from_dict(report.pop("signature"))
+    return Inspected(content, signature, {**report, "canonical_bytes": len(content)})
+
+
+def _check_sizes(upload: Upload, max_bytes: int) -> None:
+    for path in filter(None, (upload.model, upload.scaler, upload.reference)):
+        size = path.stat().st_size
+        if size == 0:
+            raise Invalid("model_format_unknown", f"{path.name} is empty.")
+        if size > max_bytes:
+            raise TooLarge("upload_too_large", f"{path.name} has {size // MIB} MiB; at most {max_bytes // MIB} are taken.")
+
+
+def declared_features(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give one mapping per feature that the metadata names; the guide names them only, ours may add rules."""
+    listed = metadata.get("features", [])
+    usable = isinstance(listed, list) and all(
+        isinstance(item, str) or (isinstance(item, dict) and isinstance(item.get("name"), str)) for item in listed
+    )
+    if not usable:
+        raise Invalid(
+            "metadata_unreadable",
+            'The metadata\'s "features" is a list of names, or of objects such as'
+            ' {"name": "age", "type": "integer", "minimum": 18}.',
+        )
+    return [{"name": item} if isinstance(item, str) else item for item in listed]
+
+
+def _run(act: str, files: Mapping[str, Path | IO[bytes]], out: IO[bytes], job: dict[str, Any]) -> dict[str, Any]:
+    """Run one act in a child of its own that inherits nothing but the descriptors it needs."""
+    with ExitStack() as stack:
+        opened = {name: _reading(stack, file) for name, file in files.items()}
+        inherited = [*opened.values(), out.fileno()]
+        text = json.dumps({**job, "files": opened, "out": out.fileno()})
+        command = [sys.executable, "-I", "-m", "webapp.intake.child", act, text]
+        child = stack.enter_context(
+            subprocess.Popen(  # noqa: S603 - our own module
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=inherited,
+                cwd="/",
+                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            )
+        )
+        return _answer(child)
+
+
+def _reading(stack: ExitStack, file: Path | IO[bytes]) -> int:
+    if isinstance(file, Path):
+        return stack.enter_context(file.open("rb")).fileno()
+    file.seek(0)
+    return file.fileno()
+
+
+def _answer(child: subprocess.Popen[bytes]) -> dict[str, Any]:
+    assert child.stdout is not None
+    # Its own limit of CPU time ends a child that computes; this one ends a child that waits.
+    overdue = threading.Timer(CHILD_SECONDS, child.kill)
+    overdue.start()
+    try:
+        content = child.stdout.read(MOST_ANSWER_BYTES)
+    finally:
+        overdue.cancel()
+        child.kill()
+    try:
+        document = json.loads(content)
+    except ValueError:
+        detail = "The model ended the process that tried it: it needs too much memory or time, or is damaged."
+        raise Invalid("model_trial_failed", detail, more={"findings": []}) from None
+    if "refused" in document:
+        refused = document["refused"]
+        raise Invalid(refused["code"], refused["detail"], more={"findings": refused["findings"]})
+    done: dict[str, Any] = document["done"]
+    return done
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Read a `metadata.json`, the guide's form or ours."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Invalid("metadata_unreadable", f"{path.name} cannot be read as JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise Invalid("metadata_unreadable", f"{path.name} must hold a JSON object.")
+    return document
+
+
+def label_of(metadata: Mapping[str, Any]) -> str | None:
+    """Give the label that the guide's metadata carries as `version`."""
+    version = metadata.get("version")
+    return str(version) if isinstance(version, str) and version else None
+

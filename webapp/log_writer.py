@@ -1,0 +1,102 @@
+"""The log writer: one process per host that moves the spool into SQL."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from itertools import islice
+from pathlib import Path
+
+import sqlalchemy.exc
+
+from webapp.db import Database
+from webapp.predictions import log, spool
+
+LOG = logging.getLogger(__name__)
+IDLE_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+PIECE_RECORDS = 2000
+
+
+class LogWriter:
+    """Inserts complete lines of every segment, and deletes segments that are complete and inserted."""
+
+    def __init__(self, database: Database, folder: Path, host: str) -> None:
+        """`folder` is the spool of `host`; nobody else drains it."""
+        self._database = database
+        self._folder = folder
+        self._host = host
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Ask `run` to drain what is there and return."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Work until stopped; what was appended before that is inserted first, if the database answers."""
+        while True:
+            # Looked at before draining: what was appended until the stop must still be found.
+            stopping = self._stop.is_set()
+            try:
+                inserted = self.drain()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
+                inserted, pause = 0, RETRY_SECONDS
+            else:
+                pause = IDLE_SECONDS
+            if stopping:
+                return
+            if not inserted:
+                self._stop.wait(pause)
+
+    def drain(self) -> int:
+        """Insert everything that is complete now; give the number of records."""
+        found = spool.segments(self._folder)
+        with self._database.reading() as session:
+            places = log.positions(session, self._host)
+        inserted = sum(self._drain_segment(path, places.get(path.name, 0)) for path in found)
+        if gone := set(places) - {path.name for path in found}:
+            with self._database.transaction() as session:
+                log.forget(session, self._host, gone)
+        return inserted
+
+    def _drain_segment(self, path: Path, offset: int) -> int:
+        # Asked before reading: a segment that is complete now cannot have grown when it has been read to its end.
+        complete = spool.is_complete(path)
+        lines = spool.lines_from(path, offset)
+        inserted = 0
+        while taken := list(islice(lines, PIECE_RECORDS)):
+            offset = taken[-1][1]
+            inserted += self._insert(path, [line for line, _ in taken], offset)
+        if complete:
+            self._finish(path, offset)
+        return inserted
+
+    def _insert(self, path: Path, lines: list[bytes], offset: int) -> int:
+        decoded = [spool.decode(line) for line in lines]
+        records = [record for record in decoded if record is not None]
+        if len(records) < len(lines):
+            LOG.error("log.damaged_lines", extra={"segment": path.name, "count": len(lines) - len(records)})
+        with self._database.transaction() as session:
+            log.insert(session, log.Piece(self._host, path.name, records, offset))
+        return len(records)
+
+    def _finish(self, path: Path, offset: int) -> None:
+        # The file goes first: a place without a file is forgotten at the next pass, a file without its place
+        # would be inserted again.
+        try:
+            torn = path.stat().st_size - offset
+            path.unlink()
+        except FileNotFoundError:
+            return
+        if torn:
+            LOG.error("log.torn_line", extra={"segment": path.name, "bytes": torn})
+
+
+def run(database: Database, folder: Path, host: str) -> None:
+    """Run in the foreground until SIGTERM or SIGINT."""
+    writer = LogWriter(database, folder, host)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: writer.stop())
+    writer.run()

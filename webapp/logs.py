@@ -1,0 +1,38 @@
+"""Logging: one JSON object per event on stdout, for every process, Gunicorn's own included."""
+
+from __future__ import annotations
+
+import logging.config
+from typing import Any
+
+
+def configuration(level: str) -> dict[str, Any]:
+    """Give the `logging.config` dictionary; `level` is the least level that is written."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "json": {
+                "()": "pythonjsonlogger.json.JsonFormatter",
+                "fmt": ["levelname", "name", "message"],
+                "rename_fields": {"levelname": "level", "name": "logger", "message": "event"},
+                "timestamp": "ts",
+                "json_ensure_ascii": True,
+            }
+        },
+        "handlers": {"stdout": {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stdout"}},
+        "root": {"level": level.upper(), "handlers": ["stdout"]},
+        # Otherwise Gunicorn adds handlers of its own, and each line stands twice.
+        "loggers": {
+            "gunicorn.error": {"level": level.upper(), "handlers": [], "propagate": True},
+            "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+            # Alembic tells of every step at INFO, this library of every key.
+            "alembic": {"level": "WARNING"},
+            "flask-limiter": {"level": "CRITICAL"},
+        },
+    }
+
+
+def set_up(level: str) -> None:
+    """Make this process log."""
+    logging.config.dictConfig(configuration(level))

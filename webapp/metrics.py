@@ -1,0 +1,104 @@
+"""Every Prometheus metric, with its help text, and how the processes of a host count together.
+
+Each process writes to files named after its slot, not its process id: files are reused by the next process
+in the slot, so their number is bounded and a restart loses no count.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.mmap_dict import MmapedDict
+from prometheus_client.multiprocess import MultiProcessCollector
+
+LOG = logging.getLogger(__name__)
+
+# Gunicorn's master declares metrics before it forks; it counts nothing, and its zeros are not read.
+UNSLOTTED = "unslotted"
+_process = [UNSLOTTED]
+
+
+def enter(process: str) -> None:
+    """Name the files of this process from now on; unique among the processes that live."""
+    _process[0] = process
+
+
+if values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
+    # Asked at every count: in C, so that counting does not run a function of ours.
+    values.ValueClass = values.MultiProcessValue(partial(itemgetter(0), _process))
+
+REGISTRY = CollectorRegistry()
+
+PREDICTIONS = Counter(
+    "predictions",
+    "Predictions by outcome: success, invalid or error. One per instance.",
+    ["model", "model_version", "status"],
+    registry=REGISTRY,
+)
+PREDICTION_LATENCY = Histogram(
+    "prediction_latency_seconds",
+    "Time from the request's arrival in the worker to its answer, for requests that were predicted.",
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+    registry=REGISTRY,
+)
+MODEL_ACCURACY = Gauge(
+    "model_accuracy",
+    "Accuracy that the model card of the active version states.",
+    ["model", "model_version"],
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+MODEL_LOAD = Histogram(
+    "modelport_model_load_duration_seconds",
+    "Time to verify and load one version.",
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30),
+    registry=REGISTRY,
+)
+LOG_DROPPED = Counter(
+    "modelport_log_dropped", "Predictions that were answered but could not be logged.", registry=REGISTRY
+)
+RATE_LIMITED = Counter("modelport_rate_limited", "Requests refused by a rate limit.", ["scope"], registry=REGISTRY)
+GENERATION = Gauge(
+    "modelport_generation",
+    "The committed state that a web worker serves; the least of all workers.",
+    multiprocess_mode="min",
+    registry=REGISTRY,
+)
+FOLLOW_FAILURES = Counter(
+    "modelport_follow_failures",
+    "Times that a web worker could not follow the committed state, or a part of it.",
+    registry=REGISTRY,
+)
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        for _ in MmapedDict.read_all_values_from_file(str(path)):
+            pass
+    except Exception as error:  # noqa: BLE001 - a damaged file raises whatever its bytes lead to
+        LOG.warning("metrics.unreadable_file", extra={"file": path.name, "reason": type(error).__name__})
+        return False
+    return True
+
+
+class _SlotFiles(MultiProcessCollector):
+    """Reads the files of all slots, passing over those that cannot be read: one must not end all scrapes."""
+
+    def collect(self):  # type: ignore[no-untyped-def] # noqa: ANN201 - as the library
+        """Merge what can be read."""
+        found = sorted(path for path in Path(self._path).glob("*.db") if not path.stem.endswith(f"_{UNSLOTTED}"))
+        files = [str(path) for path in found if _is_readable(path)]
+        return self.merge(files, accumulate=True)
+
+
+def exposition(folder: Path) -> bytes:
+    """Give the text of all processes' metrics together; of this process alone where it counts in memory."""
+    if not values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    _SlotFiles(registry, path=str(folder))
+    return generate_latest(registry)

@@ -1,0 +1,112 @@
+"""The prediction log in SQL: segments of the spool go in, exactly once; single predictions come out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from webapp import db
+from webapp.db import Base, Moment
+from webapp.errors import NotFound
+
+
+class Prediction(Base):
+    """One answer to one instance."""
+
+    __tablename__ = "predictions"
+    __table_args__ = (sa.Index(None, "at", "id"),)
+
+    id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    at: Mapped[datetime] = mapped_column(Moment)
+    model: Mapped[str] = mapped_column(sa.Text)
+    version: Mapped[int]
+    model_version: Mapped[str] = mapped_column(sa.Text)
+    key_id: Mapped[str] = mapped_column(sa.Text)
+    request_id: Mapped[str] = mapped_column(sa.Text)
+    source: Mapped[str] = mapped_column(sa.Text)
+    client_id: Mapped[str | None] = mapped_column(sa.Text)
+    instance: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    prediction: Mapped[Any] = mapped_column(sa.JSON)
+    probability: Mapped[Any] = mapped_column(sa.JSON)
+    probabilities: Mapped[Any] = mapped_column(sa.JSON)
+    warnings: Mapped[list[Any]] = mapped_column(sa.JSON)
+    latency_seconds: Mapped[float]
+
+
+class SpoolPosition(Base):
+    """How far a segment of a host's spool has been inserted."""
+
+    __tablename__ = "spool_positions"
+
+    host: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    segment: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    offset: Mapped[int] = mapped_column(sa.BigInteger)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Records of one segment, and the offset behind the last of them."""
+
+    host: str
+    segment: str
+    records: list[dict[str, Any]]
+    offset: int
+
+
+def insert(session: Session, piece: Piece) -> None:
+    """Insert the records and remember the place, in one transaction: exactly once, also after a crash.
+
+    A record whose id is there already is the same prediction, sent again by a proxy or a resumed batch chunk.
+    """
+    db.insert_new(session, Prediction, map(_row, piece.records))
+    session.merge(SpoolPosition(host=piece.host, segment=piece.segment, offset=piece.offset))
+
+
+def _row(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "at": datetime.fromtimestamp(record["at"], UTC)}
+
+
+def positions(session: Session, host: str) -> dict[str, int]:
+    """Give the offset up to which each segment of a host is in the log."""
+    found = session.scalars(sa.select(SpoolPosition).where(SpoolPosition.host == host))
+    return {position.segment: position.offset for position in found}
+
+
+def forget(session: Session, host: str, segments: Iterable[str]) -> None:
+    """Drop the places of segments that no longer exist."""
+    session.execute(
+        sa.delete(SpoolPosition).where(SpoolPosition.host == host, SpoolPosition.segment.in_(list(segments)))
+    )
+
+
+def get_prediction(session: Session, prediction_id: str, key_id: str) -> Prediction:
+    """Give a logged prediction of a key; another key's is not there."""
+    found = session.get(Prediction, prediction_id)
+    if found is None or found.key_id != key_id:
+        raise NotFound(
+            "unknown_prediction", "No prediction of this key has this id; one just made is in the log within a second."
+        )
+    return found
+
+
+def describe(prediction: Prediction) -> dict[str, Any]:
+    """Give what the key that made it may see."""
+    return {
+        "prediction_id": prediction.id,
+        "id": prediction.client_id,
+        "at": prediction.at.isoformat(),
+        "model": prediction.model,
+        "model_version": prediction.model_version,
+        "instance": prediction.instance,
+        "prediction": prediction.prediction,
+        "probability": prediction.probability,
+        "probabilities": prediction.probabilities,
+        "warnings": prediction.warnings,
+        "source": prediction.source,
+        "latency_seconds": prediction.latency_seconds,
+    }

@@ -1,0 +1,230 @@
+"""The spool: a durable append before the answer leaves, so that no answered prediction is missing from the log.
+
+A process appends to a segment of its own and holds a lock on it for as long as it may append more. The kernel
+gives the lock back when the process ends, however it ends: a segment without a lock is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import Unavailable
+from webapp.serving.runtime import Answer, LoadedVersion
+
+SEGMENT_BYTES = 4 * 1024 * 1024
+SYNC_SECONDS = 0.1
+MEASURE_EVERY = 10  # synchronisations
+SUFFIX = ".spool"
+
+Record = Mapping[str, Any]
+
+
+def encode(record: Record) -> bytes:
+    """One line: CRC-32 of the JSON text in hex, a space, the text."""
+    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %b\n" % (zlib.crc32(text), text)
+
+
+def decode(line: bytes) -> dict[str, Any] | None:
+    """Read a line without its end; None when it is torn or damaged."""
+    checksum, _, text = line.partition(b" ")
+    try:
+        if int(checksum, 16) != zlib.crc32(text):
+            return None
+        record: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return None
+    return record
+
+
+def segments(folder: Path) -> list[Path]:
+    """Every segment of the host, the oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where predictions come from: what their records have in common."""
+
+    at: float
+    key_id: str
+    request_id: str
+    # `api`, `test` (a test key) or `batch`.
+    source: str
+    latency_seconds: float
+
+
+def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str | None) -> Record:
+    """Give the record of one answered instance."""
+    document = answer.document
+    names = [feature.name for feature in loaded.signature.features]
+    return {
+        "id": document["prediction_id"],
+        "at": origin.at,
+        "model": loaded.version.model,
+        "version": loaded.version.number,
+        "model_version": loaded.version.shown,
+        "key_id": origin.key_id,
+        "request_id": origin.request_id,
+        "source": origin.source,
+        "client_id": client_id,
+        "instance": dict(zip(names, answer.row, strict=True)),
+        "prediction": document["prediction"],
+        "probability": document.get("probability"),
+        "probabilities": document.get("probabilities"),
+        "warnings": document.get("warnings", ()),
+        "latency_seconds": origin.latency_seconds,
+    }
+
+
+class Spool:
+    """The appending side, one per process."""
+
+    def __init__(self, folder: Path, *, max_bytes: int, refuse_when_full: bool, on_drop: Callable[[int], None]) -> None:
+        """`on_drop` is told how many records were lost, when some are."""
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._refuse_when_full = refuse_when_full
+        self._on_drop = on_drop
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._written = 0
+        self._dirty = False
+        self._full = False
+        self._stop = threading.Event()
+        self._syncing: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to append and to synchronise; once, after the fork."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._open_segment()
+        self._syncing = threading.Thread(target=self._synchronise, name="spool", daemon=True)
+        self._syncing.start()
+
+    def stop(self) -> None:
+        """Put everything on the disk and leave the segment to the log writer."""
+        self._stop.set()
+        if self._syncing is not None:
+            self._syncing.join()
+        with self._lock:
+            self._close_segment()
+
+    @property
+    def full(self) -> bool:
+        """Whether predictions are refused because their records have no room."""
+        return self._full and self._refuse_when_full
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Append records in one write. When this returns they survive the death of the process."""
+        if self.full:
+            raise Unavailable("spool_full", "The prediction log has no room; predictions are refused until it has.")
+        lines = b"".join(map(encode, records))
+        with self._lock:
+            if self._descriptor is None:
+                self._open_segment()
+            if not self._write(lines):
+                self._lost(len(records))
+
+    def _write(self, lines: bytes) -> bool:
+        assert self._descriptor is not None
+        try:
+            complete = os.write(self._descriptor, lines) == len(lines)
+        except OSError:
+            complete = False
+        self._written += len(lines)
+        self._dirty = True
+        if not complete or self._written >= SEGMENT_BYTES:
+            # After a torn line nothing may follow in the same segment: it would be read as part of it.
+            self._close_segment()
+        return complete
+
+    def _lost(self, count: int) -> None:
+        self._on_drop(count)
+        if self._refuse_when_full:
+            self._full = True
+            raise Unavailable("spool_full", "The prediction could not be logged; nothing is answered unlogged.")
+
+    def _open_segment(self) -> None:
+        # It gets its final name when it is locked: found without a lock, it would count as complete.
+        path = self._folder / f"{time.time_ns():020d}-{os.getpid()}-{next(self._numbers)}"
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        path.rename(path.with_suffix(SUFFIX))
+        self._written = 0
+
+    def _close_segment(self) -> None:
+        if self._descriptor is not None:
+            os.fdatasync(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _synchronise(self) -> None:
+        """Every tenth of a second what was appended reaches the disk: the most that a power cut can take."""
+        for count in itertools.count(1):
+            if self._stop.wait(SYNC_SECONDS):
+                return
+            with self._lock:
+                descriptor = os.dup(self._descriptor) if self._dirty and self._descriptor is not None else None
+                self._dirty = False
+            if descriptor is not None:
+                os.fdatasync(descriptor)
+                os.close(descriptor)
+            if count % MEASURE_EVERY == 0:
+                self._measure()
+
+    def _measure(self) -> None:
+        sizes = [(path, size) for path in segments(self._folder) if (size := _size(path))]
+        self._full = sum(size for _, size in sizes) >= self._max_bytes
+        if self._full and not self._refuse_when_full and len(sizes) > 1:
+            oldest, _ = sizes[0]
+            lost = sum(1 for _ in lines_from(oldest, 0))
+            oldest.unlink(missing_ok=True)
+            self._on_drop(lost)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def lines_from(path: Path, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Give each complete line from `offset` on, with the offset behind it. Nothing for a file that is gone."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        file.seek(offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            offset += len(line)
+            yield line[:-1], offset
+
+
+def is_complete(path: Path) -> bool:
+    """Whether no process can append to the segment any more."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True

@@ -1,0 +1,281 @@
+"""Models, their numbered immutable versions, which one is active, and the history of that."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from webapp import artifacts, audit, generation
+from webapp.catalog import Catalog, ServedModel, ServedVersion
+from webapp.db import Base, Moment, now
+from webapp.errors import Conflict, Invalid, NotFound
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED_NAMES = frozenset({"stats"})
+
+
+class Model(Base):
+    """A named thing that people ask for."""
+
+    __tablename__ = "models"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(sa.Text, unique=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    active_number: Mapped[int | None]
+    # Counts activations: the compare-and-set that two of them at once race for.
+    activation_count: Mapped[int] = mapped_column(default=0)
+
+    versions: Mapped[list[Version]] = relationship(back_populates="model", order_by="Version.number")
+
+
+class Version(Base):
+    """One uploaded estimator with its signature. Nothing of it ever changes."""
+
+    __tablename__ = "versions"
+    __table_args__ = (sa.UniqueConstraint("model_id", "number"), sa.UniqueConstraint("model_id", "label"))
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(sa.ForeignKey("models.id"))
+    number: Mapped[int]
+    label: Mapped[str | None] = mapped_column(sa.Text)
+    artifact: Mapped[str] = mapped_column(sa.Text)
+    reference: Mapped[str | None] = mapped_column(sa.Text)
+    seal: Mapped[str] = mapped_column(sa.Text)
+    signature: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    card: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
+    report: Mapped[dict[str, Any]] = mapped_column(sa.JSON, deferred=True)
+    created_at: Mapped[datetime] = mapped_column(Moment)
+    created_by: Mapped[str] = mapped_column(sa.Text)
+
+    model: Mapped[Model] = relationship(back_populates="versions")
+
+
+class Activation(Base):
+    """One change of the active version: who, when, from, to, why."""
+
+    __tablename__ = "activations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    model_id: Mapped[int] = mapped_column(sa.ForeignKey("models.id"), index=True)
+    at: Mapped[datetime] = mapped_column(Moment)
+    actor: Mapped[str] = mapped_column(sa.Text)
+    act: Mapped[str] = mapped_column(sa.Text)
+    from_number: Mapped[int | None]
+    to_number: Mapped[int]
+    reason: Mapped[str] = mapped_column(sa.Text)
+
+
+def check_name(name: str) -> None:
+    """Raise `Invalid` unless `name` can be a model's name."""
+    if not _NAME.fullmatch(name) or name in RESERVED_NAMES:
+        raise Invalid(
+            "model_name_not_allowed",
+            f"“{name}” cannot be a model's name: use 1 to 63 of a-z, 0-9 and -, starting with a letter or digit"
+            " (“stats” is taken).",
+        )
+
+
+def check_label(label: str | None) -> None:
+    """Raise `Invalid` unless `label` can be told from a version's number."""
+    if label is not None and (not _LABEL.fullmatch(label) or label.isdecimal()):
+        raise Invalid(
+            "label_not_allowed",
+            f"“{label}” cannot be a label: use up to 64 letters, digits, dots, - and _, not digits alone.",
+        )
+
+
+def all_models(session: Session) -> list[Model]:
+    """Every model by name."""
+    return list(session.scalars(sa.select(Model).order_by(Model.name)))
+
+
+def get_model(session: Session, name: str) -> Model:
+    """Give a model by name."""
+    model = session.scalar(sa.select(Model).where(Model.name == name))
+    if model is None:
+        raise NotFound("unknown_model", f"There is no model “{name}”.")
+    return model
+
+
+def get_version(session: Session, model: Model, number: int) -> Version:
+    """Give a version of a model by its number."""
+    found = session.scalar(sa.select(Version).where(Version.model_id == model.id, Version.number == number))
+    if found is None:
+        raise NotFound("unknown_version", f"“{model.name}” has no version {number}.")
+    return found
+
+
+def _model_for_upload(session: Session, name: str) -> Model:
+    check_name(name)
+    model = session.scalar(sa.select(Model).where(Model.name == name))
+    if model is None:
+        model = Model(name=name, created_at=now(), active_number=None, activation_count=0)
+        session.add(model)
+        session.flush()  # the versions need the model's id
+    return model
+
+
+def add_version(  # noqa: PLR0913 - the parts of a version, each by name
+    session: Session,
+    actor: str,
+    secret: bytes,
+    name: str,
+    *,
+    artifact: str,
+    signature: dict[str, Any],
+    report: dict[str, Any],
+    card: dict[str, Any],
+    reference: str | None = None,
+    label: str | None = None,
+) -> Version:
+    """Register an inspected artifact as the next version of a model, which is made when it is the first."""
+    model = _model_for_upload(session, name)
+    check_label(label)
+    if label is not None and any(version.label == label for version in model.versions):
+        raise Conflict("label_taken", f"“{name}” already has a version labelled “{label}”.")
+    number = max((version.number for version in model.versions), default=0) + 1
+    version = Version(
+        model=model,
+        number=number,
+        label=label,
+        artifact=artifact,
+        reference=reference,
+        seal=artifacts.seal(secret, name, number, artifact, signature),
+        signature=signature,
+        card=card,
+        report=report,
+        created_at=now(),
+        created_by=actor,
+    )
+    session.add(version)
+    audit.record(session, actor, "models.upload", f"{name}/{number}", artifact=artifact, label=label)
+    generation.advance(session)
+    return version
+
+
+def activate(session: Session, actor: str, name: str, number: int, reason: str = "") -> Activation:
+    """Make a version the active one. `Conflict` when it is already, or when another activation was faster."""
+    model = get_model(session, name)
+    get_version(session, model, number)
+    return _set_active(session, actor, model, "activate", number, reason)
+
+
+def rollback(session: Session, actor: str, name: str, reason: str = "") -> Activation:
+    """Return to the version that was active before the present one."""
+    model = get_model(session, name)
+    number = previous_active(history(session, model))
+    if number is None:
+        raise Conflict("nothing_to_roll_back_to", f"“{name}” has had no other active version.")
+    return _set_active(session, actor, model, "rollback", number, reason)
+
+
+def _set_active(session: Session, actor: str, model: Model, act: str, number: int, reason: str) -> Activation:
+    if model.active_number == number:
+        raise Conflict("already_active", f"Version {number} of “{model.name}” is already the active one.")
+    changed = session.execute(
+        sa.update(Model)
+        .where(Model.id == model.id, Model.activation_count == model.activation_count)
+        .values(active_number=number, activation_count=Model.activation_count + 1)
+        .execution_options(synchronize_session=False)
+    )
+    if changed.rowcount != 1:  # type: ignore[attr-defined] # an UPDATE's result has it
+        raise Conflict("activation_lost_race", f"Another activation of “{model.name}” was faster; look again.")
+    activation = Activation(
+        model_id=model.id,
+        at=now(),
+        actor=actor,
+        act=act,
+        from_number=model.active_number,
+        to_number=number,
+        reason=reason,
+    )
+    session.add(activation)
+    audit.record(
+        session, actor, f"models.{act}", model.name, from_number=model.active_number, to_number=number, reason=reason
+    )
+    generation.advance(session)
+    session.expire(model)
+    return activation
+
+
+def history(session: Session, model: Model) -> list[Activation]:
+    """Every activation and rollback of a model, the oldest first."""
+    return list(
+        session.scalars(sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id))
+    )
+
+
+def previous_active(activations: list[Activation]) -> int | None:
+    """Give the version that a rollback returns to.
+
+    Rolling back twice goes two versions back: what was rolled away from is not a place to return to.
+    """
+    stack: list[int] = []
+    for activation in activations:
+        if activation.act == "rollback":
+            stack.pop()
+        else:
+            stack.append(activation.to_number)
+    return stack[-2] if len(stack) > 1 else None
+
+
+def catalog(session: Session) -> Catalog:
+    """Give everything that can be served, as of this transaction."""
+    number = generation.current(session)
+    models = session.scalars(sa.select(Model).options(sa.orm.selectinload(Model.versions)))
+    return Catalog(number, {model.name: _served_model(model) for model in models})
+
+
+def _served_model(model: Model) -> ServedModel:
+    versions = {version.number: _served_version(model, version) for version in model.versions}
+    active = next((version for version in model.versions if version.number == model.active_number), None)
+    accuracy = active.card.get("accuracy") if active else None
+    return ServedModel(
+        model.name, model.active_number, versions, accuracy if isinstance(accuracy, int | float) else None
+    )
+
+
+def _served_version(model: Model, version: Version) -> ServedVersion:
+    shown = version.label or str(version.number)
+    return ServedVersion(model.name, version.number, shown, version.artifact, version.seal, version.signature)
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """Give the public form of a model."""
+    return {
+        "name": model.name,
+        "active_version": model.active_number,
+        "versions": len(model.versions),
+        "created_at": model.created_at.isoformat(),
+    }
+
+
+def describe_version(version: Version) -> dict[str, Any]:
+    """Give the public form of a version, without its signature and report."""
+    return {
+        "model": version.model.name,
+        "version": version.number,
+        "label": version.label,
+        "state": "active" if version.model.active_number == version.number else "inactive",
+        "sha256": version.artifact,
+        "created_at": version.created_at.isoformat(),
+        "created_by": version.created_by,
+    }
+
+
+def describe_activation(activation: Activation) -> dict[str, Any]:
+    """Give the public form of one entry of the history."""
+    return {
+        "act": activation.act,
+        "version": activation.to_number,
+        "from_version": activation.from_number,
+        "at": activation.at.isoformat(),
+        "actor": activation.actor,
+        "reason": activation.reason,
+    }

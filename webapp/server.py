@@ -1,0 +1,69 @@
+"""Gunicorn's configuration and hooks: what a web worker starts after the fork, and ends before it exits."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from webapp import logs, metrics, supervisor
+from webapp.app import create_app
+from webapp.config import load, prepare
+from webapp.slots import Slot
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from gunicorn.arbiter import Arbiter
+    from gunicorn.workers.base import Worker
+
+    from webapp.web import Parts
+
+_settings = prepare(load(os.environ))
+
+bind = [_settings.bind]
+worker_class = "gthread"
+workers = _settings.workers
+threads = _settings.threads
+# Imports are shared between the workers; nothing is loaded or opened before the fork.
+preload_app = True
+wsgi_app = "webapp.server:application()"
+# Longer than nginx keeps idle connections, so that it is never surprised by a closed one.
+keepalive = 75
+timeout = 60
+graceful_timeout = 30
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - heartbeats off the disk
+accesslog = None
+logconfig_dict = logs.configuration(_settings.log_level)
+
+
+def application() -> Flask:
+    """Make the application, in Gunicorn's master."""
+    return create_app(_settings)
+
+
+def on_starting(server: Arbiter) -> None:  # noqa: ARG001 - Gunicorn's interface
+    """End with the supervisor, even when it is killed."""
+    supervisor.die_with_parent()
+
+
+def _parts(worker: Worker) -> Parts:
+    parts: Parts = worker.wsgi.extensions["modelport"]
+    return parts
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Take a slot, open the spool, load what is active; the worker accepts its first request after this."""
+    parts = _parts(worker)
+    worker.slot = Slot(parts.settings.run_dir)
+    metrics.enter(str(worker.slot.number))
+    parts.spool.start()
+    parts.follower.start(worker.slot.number)
+
+
+def worker_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001 - Gunicorn's interface
+    """Give everything back; after this no request is answered any more."""
+    if hasattr(worker, "slot"):
+        parts = _parts(worker)
+        parts.follower.stop()
+        parts.spool.stop()
+        worker.slot.release()

@@ -1,0 +1,1 @@
+"""Serving: loaded versions, the atomic switch between them, and predictions. No database in here."""

@@ -1,0 +1,135 @@
+"""Turns checked rows into what the estimator was fitted with, asks it once, and gives plain values back."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from webapp.errors import Invalid, Problem
+from webapp.signature import Feature, Row, Signature, Value
+
+Named = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to one instance, in plain JSON values; objects by output name where there are several outputs."""
+
+    prediction: Any
+    probability: Any = None
+    probabilities: Any = None
+
+
+class Predictor:
+    """One estimator with its signature."""
+
+    def __init__(self, estimator: Any, signature: Signature) -> None:  # noqa: ANN401 - an estimator of any kind
+        """`estimator` is fitted and has the inputs and outputs that `signature` describes."""
+        self._estimator = estimator
+        self._signature = signature
+
+    def predict(self, rows: Sequence[Row], pointers: Sequence[str]) -> list[Outcome]:
+        """Give one outcome per row, from one call of the estimator for all rows.
+
+        `pointers` has one JSON pointer per row: what the estimator itself refuses is reported by it.
+        """
+        try:
+            return self._outcomes(rows)
+        except (ValueError, TypeError):
+            problems = tuple(pointer for row, pointer in zip(rows, pointers, strict=True) if self._refuses(row))
+            message = "The model cannot take these values together, though each is acceptable."
+            raise Invalid(
+                "model_refused_input",
+                "The model itself refused the input.",
+                problems=tuple(Problem(pointer, "model_refused_input", message) for pointer in problems),
+            ) from None
+
+    def _refuses(self, row: Row) -> bool:
+        try:
+            self._outcomes([row])
+        except (ValueError, TypeError):
+            return True
+        return False
+
+    def _outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
+        matrix = assemble(self._signature, rows)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            predicted = np.asarray(self._estimator.predict(matrix))
+            asked = self._signature.probabilities != "none"
+            probabilities = self._estimator.predict_proba(matrix) if asked else None
+        if self._signature.multi_output:
+            return _many_outputs(self._signature, predicted, probabilities)
+        return _one_output(self._signature, predicted.reshape(len(rows)), probabilities)
+
+
+def assemble(signature: Signature, rows: Sequence[Row]) -> Any:  # noqa: ANN401 - list, array or frame
+    """Put rows into the container that the estimator was fitted with: n rows x the signature's features."""
+    if signature.container == "text":
+        return [row[0] for row in rows]
+    columns = {
+        feature.name: _column(feature, [row[position] for row in rows])
+        for position, feature in enumerate(signature.features)
+    }
+    if signature.container == "frame":
+        return pd.DataFrame(columns)
+    # In C order, as people make them: linear algebra rounds differently over another layout.
+    return np.array(list(columns.values())).T.copy()
+
+
+def _column(feature: Feature, values: list[Value]) -> Any:  # noqa: ANN401 - array or series
+    missing = None if feature.missing == "none" else math.nan
+    if feature.kind in {"number", "integer"}:
+        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+    if feature.kind == "boolean" and None not in values:
+        return np.array(values, dtype=bool)
+    # A Series keeps the type `object`, from which pandas would otherwise make its own string type.
+    return pd.Series([missing if value is None else value for value in values], dtype=object)
+
+
+def _one_output(signature: Signature, predicted: Any, table: Any) -> list[Outcome]:  # noqa: ANN401 - arrays
+    labels = _plain(predicted)
+    if table is None:
+        return [Outcome(label) for label in labels]
+    named = _named_probabilities(signature.outputs[0].classes or (), table)
+    return [
+        Outcome(label, each[str(label)], each) for label, each in zip(labels, named, strict=True)
+    ]
+
+
+def _many_outputs(signature: Signature, predicted: Any, tables: Any) -> list[Outcome]:  # noqa: ANN401 - arrays
+    names = [output.name for output in signature.outputs]
+    by_output = [_plain(predicted[:, position]) for position in range(len(names))]
+    labels = [dict(zip(names, row, strict=True)) for row in zip(*by_output, strict=True)]
+    if tables is None:
+        return [Outcome(label) for label in labels]
+    if signature.probabilities == "columns":
+        tables = [np.column_stack((1 - column, column)) for column in np.asarray(tables).T]
+    named = [
+        _named_probabilities(output.classes or (), table)
+        for output, table in zip(signature.outputs, tables, strict=True)
+    ]
+    every = [dict(zip(names, row, strict=True)) for row in zip(*named, strict=True)]
+    return [
+        Outcome(label, {name: each[name][str(label[name])] for name in names}, each)
+        for label, each in zip(labels, every, strict=True)
+    ]
+
+
+def _named_probabilities(classes: Sequence[Value], table: Any) -> list[dict[str, float]]:  # noqa: ANN401 - array
+    names = [str(value) for value in classes]
+    return [dict(zip(names, row, strict=True)) for row in _plain(np.asarray(table))]
+
+
+def _plain(array: Any) -> list[Any]:  # noqa: ANN401 - array
+    """Give Python values; refuse numbers that JSON cannot say."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise Invalid("prediction_not_finite", "The model gives no finite number for this input.")
+    values: list[Any] = array.tolist()
+    return values

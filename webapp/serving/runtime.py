@@ -1,0 +1,170 @@
+"""The versions a process has loaded, and the switch from one catalog to the next in a single assignment."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from webapp import artifacts, signature
+from webapp.artifacts import ArtifactStore
+from webapp.catalog import Catalog, ServedVersion
+from webapp.errors import Refusal, Unavailable
+from webapp.serving.predictor import Outcome, Predictor
+from webapp.signature import Row, Signature
+from webapp.signature.check import Checker
+
+# Versions that are asked for by number, beside the active ones, which always stay.
+MOST_EXTRA_VERSIONS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one instance became: the row the estimator saw, and the public form of what it said.
+
+    The prediction's id is made of the request's id and the row's number, so that a request which a proxy sends
+    again is one prediction, not two.
+    """
+
+    row: Row
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """Everything one request needs, taken once at its start, so that no answer mixes versions."""
+
+    version: ServedVersion
+    signature: Signature
+    checker: Checker
+    predictor: Predictor
+    load_seconds: float
+
+    def predict(self, instances: Sequence[object], pointers: Sequence[str], request_id: str, first: int = 0) -> list[Answer]:
+        """Check instances, predict them in one call, and give one answer for each.
+
+        `pointers` are their places in the request's body, `first` the row number of the first one.
+        Raises `Invalid` with every problem of every instance.
+        """
+        rows = self.checker.rows(instances, pointers)
+        outcomes = self.predictor.predict(rows, pointers)
+        return [
+            Answer(row, self._document(f"{request_id}-{number}", row, outcome))
+            for number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True), first)
+        ]
+
+    def _document(self, prediction_id: str, row: Row, outcome: Outcome) -> dict[str, Any]:
+        document: dict[str, Any] = {"prediction": outcome.prediction}
+        if outcome.probabilities is not None:
+            document |= {"probability": outcome.probability, "probabilities": outcome.probabilities}
+        document |= {
+            "model": self.version.model,
+            "model_version": self.version.shown,
+            "prediction_id": prediction_id,
+        }
+        if warnings := self.checker.warnings(row):
+            document["warnings"] = warnings
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    catalog: Catalog
+    # The last good version answers for a model whose new active one cannot be loaded.
+    active: dict[str, LoadedVersion]
+
+
+class Runtime:
+    """Predictions of one process. Reading is free of locks; loading happens beside the traffic."""
+
+    def __init__(self, store: ArtifactStore, secret: bytes, on_load: Callable[[LoadedVersion], None]) -> None:
+        """`secret` checks the seals of versions; `on_load` is told of each version that was loaded."""
+        self._store = store
+        self._secret = secret
+        self._on_load = on_load
+        self._state = _State(Catalog(), {})
+        self._extra: dict[ServedVersion, LoadedVersion] = {}
+        self._loading = threading.Lock()
+
+    @property
+    def catalog(self) -> Catalog:
+        """The catalog that is served."""
+        return self._state.catalog
+
+    def served(self, model: str, number: int | None = None) -> LoadedVersion:
+        """Give the loaded version that answers; one that is asked for by number is loaded on demand."""
+        state = self._state
+        active = state.active.get(model)
+        if active and number in {None, active.version.number}:
+            return active
+        version = state.catalog.resolve(model, number)
+        if number is None:
+            raise Unavailable("version_not_loaded", f"The active version of “{model}” cannot be loaded here.")
+        return self._extra.get(version) or self._load_extra(version)
+
+    def switch(self, catalog: Catalog) -> list[str]:
+        """Load what `catalog` makes active, then serve it. Gives a sentence for each version that failed."""
+        active, failures = {}, []
+        for version in catalog.active_versions():
+            try:
+                active[version.model] = self._loaded(version)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the last good version goes on
+                failures.append(f"{version.model} {version.number}: {error}")
+                if before := self._state.active.get(version.model):
+                    active[version.model] = before
+        gone = set(self._state.active.values()) - set(active.values())
+        self._state = _State(catalog, active)
+        with self._loading:
+            # The version that was active a moment ago stays: rolling back to it must not wait for a load.
+            for loaded in gone:
+                self._keep_extra(loaded)
+        return failures
+
+    def serves_all(self) -> bool:
+        """Whether every active version of the catalog is the one that answers."""
+        state = self._state
+        answering = {loaded.version for loaded in state.active.values()}
+        return all(version in answering for version in state.catalog.active_versions())
+
+    def _loaded(self, version: ServedVersion) -> LoadedVersion:
+        active = self._state.active.get(version.model)
+        if active and active.version == version:
+            return active
+        return self._extra.get(version) or self._load(version)
+
+    def _load(self, version: ServedVersion) -> LoadedVersion:
+        started = time.monotonic()
+        expected = artifacts.seal(
+            self._secret, version.model, version.number, version.artifact, version.signature
+        )
+        if expected != version.seal:
+            raise Unavailable("version_damaged", "The version's row is not what was stored.")
+        learned = signature.from_dict(dict(version.signature))
+        estimator = artifacts.load(self._store.get(version.artifact))
+        predictor = Predictor(estimator, learned)
+        loaded = LoadedVersion(version, learned, Checker(learned), predictor, time.monotonic() - started)
+        self._on_load(loaded)
+        return loaded
+
+    def _load_extra(self, version: ServedVersion) -> LoadedVersion:
+        with self._loading:
+            if version in self._extra:
+                return self._extra[version]
+            try:
+                loaded = self._load(version)
+            except Refusal:
+                raise
+            except Exception as error:
+                detail = f"Version {version.number} of “{version.model}” cannot be loaded."
+                raise Unavailable("version_not_loadable", detail) from error
+            self._keep_extra(loaded)
+            return loaded
+
+    def _keep_extra(self, loaded: LoadedVersion) -> None:
+        # Replaced, never changed: readers look into it without a lock.
+        extra = {**self._extra, loaded.version: loaded}
+        for version in list(extra)[:-MOST_EXTRA_VERSIONS]:
+            del extra[version]
+        self._extra = extra

@@ -1,0 +1,369 @@
+"""Learns a signature from the fitted estimator, a reference and what the metadata declares.
+
+Names and order come from the estimator, observed ranges and values from the reference, rules from the
+metadata. Whether a feature may be null, or may take values the encoder never saw, is not guessed from the
+estimator's kind: the estimator is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
+from sklearn.compose import ColumnTransformer
+from sklearn.pipeline import FeatureUnion, Pipeline
+
+from webapp.errors import Invalid
+from webapp.signature import Container, Feature, Output, Row, Signature, Value
+
+# More distinct strings than this are free text, not categories worth remembering.
+MOST_OBSERVED_VALUES = 50
+# What no encoder has learned.
+STRANGE_TEXT = "modelport: a value that was never seen"
+STRANGE_NUMBER = -987_654_321.25
+
+DECLARABLE = {"type", "nullable", "minimum", "maximum", "allowed", "default", "description", "message"}
+
+Refuses = Callable[[Signature, Sequence[Row]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A signature, rows to try it with, and sentences for the person who uploaded."""
+
+    signature: Signature
+    rows: list[Row]
+    notes: list[str]
+
+
+# --- Inputs -----------------------------------------------------------------------------------------------
+
+
+def first_step(estimator: Any) -> Any:  # noqa: ANN401 - any estimator
+    """Give the part that sees the input first."""
+    while isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps if step is not None and not isinstance(step, str)]
+        estimator = steps[0]
+    return estimator
+
+
+def _takes_text(step: object) -> bool:
+    if isinstance(step, FeatureUnion):
+        return any(_takes_text(part) for _, part in step.transformer_list)
+    return hasattr(step, "build_analyzer")
+
+
+def _names(estimator: Any, declared: Sequence[str], reference: pd.DataFrame | None) -> tuple[list[str], Container]:  # noqa: ANN401
+    step = first_step(estimator)
+    if _takes_text(step):
+        return list(declared[:1]) or ["text"], "text"
+    for part in (estimator, step):
+        if (fitted := getattr(part, "feature_names_in_", None)) is not None:
+            return [str(name) for name in fitted], "frame"
+    width = getattr(estimator, "n_features_in_", getattr(step, "n_features_in_", None))
+    given = list(declared) or ([] if reference is None else [str(name) for name in reference.columns])
+    if width is None and not given:
+        raise Invalid(
+            "model_features_unknown",
+            "The estimator does not say how many features it takes; name them in the metadata or give a reference.",
+        )
+    if width is not None and len(given) != width:
+        if declared:
+            detail = f"The metadata names {len(declared)} features, the estimator was fitted with {width}."
+            raise Invalid("metadata_features_differ", detail)
+        given = [f"x{position}" for position in range(width)]
+    return given, "array"
+
+
+def categories(estimator: Any, columns: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:  # noqa: ANN401
+    """Give, for each column that an encoder reads directly, the categories it learned."""
+    if isinstance(estimator, Pipeline):
+        for _, step in estimator.steps:
+            yield from categories(step, columns)
+            if not _keeps_columns(step):
+                return
+    elif isinstance(estimator, ColumnTransformer):
+        for _, transformer, chosen in estimator.transformers_:
+            yield from categories(transformer, _chosen(estimator, chosen, columns))
+    elif _takes_text(estimator) and len(columns) == 1:
+        yield columns[0], [""]
+    elif isinstance(learned := getattr(estimator, "categories_", None), list):
+        yield from ((name, list(values)) for name, values in zip(columns, learned, strict=False))
+    elif getattr(estimator, "_preprocessor", None) is not None:
+        # Histogram boosting keeps its own ordinal encoder.
+        yield from categories(estimator._preprocessor, columns)  # noqa: SLF001 - there is no public way
+
+
+def _keeps_columns(step: object) -> bool:
+    return step is None or isinstance(step, str) or hasattr(step, "statistics_")
+
+
+def _chosen(transformer: ColumnTransformer, chosen: Any, columns: Sequence[str]) -> list[str]:  # noqa: ANN401
+    if isinstance(chosen, str):
+        return [chosen]
+    if callable(chosen):
+        return []
+    positions = np.arange(len(columns))
+    if isinstance(chosen, slice):
+        return [columns[position] for position in positions[chosen]]
+    chosen = np.atleast_1d(chosen)
+    if chosen.dtype == bool:
+        return [columns[position] for position in np.flatnonzero(chosen)]
+    return [str(each) if isinstance(each, str) else columns[int(each)] for each in chosen.tolist()]
+
+
+# --- Features ---------------------------------------------------------------------------------------------
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+
+
+def _plain(value: Any) -> Value:  # noqa: ANN401 - numpy scalars and plain values
+    plain: Value = value.item() if isinstance(value, np.generic) else value
+    return float(plain) if type(plain) is int else plain
+
+
+def _from_categories(feature: Feature, values: list[Any]) -> Feature:
+    missing = [value for value in values if _is_missing(value)]
+    known = tuple(_plain(value) for value in values if not _is_missing(value))
+    kinds = {type(value) for value in known}
+    kind = feature.kind
+    if str in kinds:
+        kind = "string"
+    elif kinds == {bool}:
+        kind = "boolean"
+    return replace(
+        feature,
+        kind=kind,
+        missing="none" if any(value is None for value in missing) else "nan",
+        observed_values=None if known == ("",) else known,
+    )
+
+
+def _from_reference(feature: Feature, column: pd.Series[Any]) -> Feature:
+    present = column.dropna()
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return replace(feature, kind="boolean")
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        if feature.kind == "string" or present.empty or feature.observed_values is not None:
+            return feature
+        return replace(feature, observed_minimum=float(present.min()), observed_maximum=float(present.max()))
+    if set(map(type, present)) == {bool}:
+        return replace(feature, kind="boolean")
+    values = tuple(sorted({str(value) for value in present}))
+    few = len(values) <= MOST_OBSERVED_VALUES and len(values) < max(2, len(present) // 2)
+    if feature.observed_values is None and few:
+        feature = replace(feature, observed_values=values)
+    return replace(feature, kind="string")
+
+
+def _declared(feature: Feature, rules: Mapping[str, Any]) -> Feature:
+    if strangers := sorted(set(rules) - DECLARABLE - {"name"}):
+        detail = f"Feature “{feature.name}”: the metadata declares {', '.join(strangers)}, which mean nothing here."
+        raise Invalid("metadata_unreadable", detail)
+    chosen = {name: rules[name] for name in DECLARABLE - {"type"} if rules.get(name) is not None}
+    if "type" in rules:
+        chosen["kind"] = rules["type"]
+    if chosen.get("kind", "number") not in {"number", "integer", "boolean", "string"}:
+        detail = f"Feature “{feature.name}”: the type is one of number, integer, boolean, string."
+        raise Invalid("metadata_unreadable", detail)
+    if "allowed" in chosen:
+        chosen["allowed"] = tuple(_plain(value) for value in chosen["allowed"])
+    if "default" in chosen:
+        chosen["default"] = _plain(chosen["default"])
+    assert set(chosen) <= {item.name for item in fields(Feature)}
+    return replace(feature, **chosen)
+
+
+# --- Outputs ----------------------------------------------------------------------------------------------
+
+
+def _task(estimator: Any) -> str:  # noqa: ANN401 - any estimator
+    asked = {
+        "classification": is_classifier,
+        "regression": is_regressor,
+        "clustering": is_clusterer,
+        "outlier detection": is_outlier_detector,
+    }
+    return next((task for task, holds in asked.items() if holds(estimator)), "prediction")
+
+
+def _classes(estimator: Any, width: int) -> list[tuple[Value, ...] | None]:  # noqa: ANN401 - any estimator
+    learned = getattr(estimator, "classes_", None)
+    if learned is None or not is_classifier(estimator):
+        return [None] * width
+    if isinstance(learned, list):
+        return [tuple(np.asarray(values).tolist()) for values in learned]
+    if width > 1:
+        # Multi-label: one column of 0 and 1 per label.
+        return [(0, 1)] * width
+    return [tuple(np.asarray(learned).tolist())]
+
+
+def outputs(estimator: Any, matrix: Any) -> dict[str, Any]:  # noqa: ANN401 - any estimator and input
+    """Ask the estimator once what it gives: the output fields of a `Signature`."""
+    predicted = np.asarray(estimator.predict(matrix))
+    width = predicted.shape[1] if predicted.ndim > 1 else 1
+    names = ["prediction"] if width == 1 else [f"y{position}" for position in range(width)]
+    classes = _classes(estimator, width)
+    form = "none"
+    if classes[0] is not None and hasattr(estimator, "predict_proba"):
+        tables = estimator.predict_proba(matrix)
+        form = "tables" if isinstance(tables, list) else "table" if width == 1 else "columns"
+        if form == "tables" and width == 1:
+            form = "none"
+    return {
+        "task": _task(estimator),
+        "outputs": tuple(Output(name, each) for name, each in zip(names, classes, strict=True)),
+        "probabilities": form,
+        "multi_output": width > 1,
+    }
+
+
+# --- All together -----------------------------------------------------------------------------------------
+
+
+def learn(
+    estimator: Any,  # noqa: ANN401 - any estimator
+    assemble: Callable[[Signature, Sequence[Row]], Any],
+    *,
+    reference: pd.DataFrame | None,
+    declared: Sequence[Mapping[str, Any]],
+) -> Learned:
+    """Learn what `estimator` takes and gives.
+
+    `assemble` turns rows into the estimator's input. `declared` has one mapping per feature that the metadata
+    names, `{"name": ...}` at least. Raises `Invalid` when the parts contradict one another.
+    """
+    names, container = _names(estimator, [str(item["name"]) for item in declared], reference)
+    columns = _reference_columns(reference, names, container)
+    rules = {str(item["name"]): item for item in declared}
+    if strangers := sorted(set(rules) - set(names)):
+        detail = f"The metadata names features that the estimator was not fitted with: {', '.join(strangers[:10])}."
+        raise Invalid("metadata_features_differ", detail)
+    known = dict(categories(estimator, names))
+    features = [Feature(name, kind="string" if container == "text" else "number") for name in names]
+    for position, name in enumerate(names):
+        if name in known:
+            features[position] = _from_categories(features[position], known[name])
+        if columns is not None:
+            features[position] = _from_reference(features[position], columns[name])
+        features[position] = _declared(features[position], rules.get(name, {}))
+    draft = Signature(tuple(features), container, "", (), "none")
+    rows = _rows(draft, columns)
+    try:
+        given = outputs(estimator, assemble(draft, rows[:2]))
+    except Exception as error:
+        raise Invalid("model_trial_failed", f"The estimator cannot predict its own kind of input: {error}") from error
+    draft = Signature(tuple(features), container, **given)
+
+    def refuses(tried: Signature, asked: Sequence[Row]) -> bool:
+        try:
+            predicted = np.asarray(estimator.predict(assemble(tried, asked)))
+        except Exception:  # noqa: BLE001 - any way of refusing counts
+            return True
+        return predicted.dtype.kind == "f" and not bool(np.isfinite(predicted).all())
+
+    nullable = _nullable(draft, rows[0], refuses, one_matrix=not known and not _splits_columns(estimator))
+    settled = {name for name, item in rules.items() if "nullable" in item}
+    signature = _probed(draft, rows[0], refuses, nullable, settled)
+    notes = [] if columns is not None else ["no_reference"]
+    return Learned(signature, rows, notes)
+
+
+def _reference_columns(
+    reference: pd.DataFrame | None, names: Sequence[str], container: Container
+) -> pd.DataFrame | None:
+    if reference is None:
+        return None
+    reference = reference.rename(columns=str)
+    if container == "text" and len(reference.columns) == 1:
+        return reference.set_axis(list(names), axis=1)
+    if missing := [name for name in names if name not in reference.columns]:
+        detail = f"The reference has no column for: {', '.join(missing[:10])}."
+        raise Invalid("reference_columns_missing", detail)
+    if reference.empty:
+        raise Invalid("reference_empty", "The reference has no rows.")
+    return reference[list(names)]
+
+
+def _rows(signature: Signature, columns: pd.DataFrame | None) -> list[Row]:
+    """Give rows to try: the reference's, complete ones first, else one that is made up."""
+    if columns is None:
+        made = tuple(_made_up(feature) for feature in signature.features)
+        return [made, made]
+    sample = columns.head(1000)
+    complete_first = pd.concat([sample.dropna(), sample[sample.isna().any(axis=1)]])
+    return [
+        tuple(_as_value(feature, value) for feature, value in zip(signature.features, row, strict=True))
+        for row in complete_first.itertuples(index=False, name=None)
+    ]
+
+
+def _as_value(feature: Feature, value: Any) -> Value:  # noqa: ANN401 - a cell
+    if _is_missing(value):
+        return None
+    if feature.kind == "string":
+        return str(value)
+    return bool(value) if feature.kind == "boolean" else float(value)
+
+
+def _made_up(feature: Feature) -> Value:
+    for values in (feature.allowed, feature.observed_values):
+        if values:
+            return values[0]
+    if feature.kind == "string":
+        return "a"
+    if feature.kind == "boolean":
+        return False
+    low, high = feature.minimum, feature.maximum
+    if low is not None and high is not None:
+        return float(round((low + high) / 2))
+    return low if low is not None else high if high is not None else 0.0
+
+
+def _with(row: Row, position: int, value: Value) -> Row:
+    return (*row[:position], value, *row[position + 1 :])
+
+
+def _splits_columns(estimator: object) -> bool:
+    return isinstance(first_step(estimator), ColumnTransformer | FeatureUnion)
+
+
+def _probed(
+    signature: Signature, row: Row, refuses: Refuses, nullable: set[int], settled: set[str]
+) -> Signature:
+    """Note which features may be null, and ask the estimator for values that no encoder has seen."""
+    features = list(signature.features)
+    for position, feature in enumerate(features):
+        if feature.name not in settled:
+            features[position] = feature = replace(feature, nullable=position in nullable)
+        encoded = feature.observed_values is not None and feature.allowed is None
+        strange = STRANGE_TEXT if feature.kind == "string" else STRANGE_NUMBER
+        if encoded and feature.kind != "boolean" and refuses(signature, [_with(row, position, strange)]):
+            # The estimator cannot take any other value: here the rule is its own.
+            features[position] = replace(feature, allowed=feature.observed_values)
+    return replace(signature, features=tuple(features))
+
+
+def _nullable(signature: Signature, row: Row, refuses: Refuses, *, one_matrix: bool) -> set[int]:
+    """Give the positions that may be null. Halving: most estimators take it everywhere or nowhere."""
+    taken: set[int] = set()
+    groups = [list(range(len(row)))]
+    while groups:
+        group = groups.pop()
+        asked = tuple(None if position in group else value for position, value in enumerate(row))
+        if not refuses(signature, [asked]):
+            taken.update(group)
+        elif len(group) > 1:
+            groups += [group[: len(group) // 2], group[len(group) // 2 :]]
+        elif one_matrix and not taken and group[0] == len(row) - 1:
+            # All columns go one way: what refuses null in the last one refuses it in every one.
+            return set()
+    return taken

@@ -1,0 +1,168 @@
+"""`modelport serve`: keeps this host's processes running, and stops them in an order that loses nothing."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from webapp.config import Settings
+from webapp.errors import Conflict, Unavailable
+
+LOG = logging.getLogger(__name__)
+LOOK_SECONDS = 0.2
+STOP_SECONDS = 40.0
+# A process that dies at once is started again later and later.
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 0.2, 10.0, 30.0
+PR_SET_PDEATHSIG = 1
+
+# Native libraries would each start a thread per core in every worker, and all wait for one another.
+ONE_NATIVE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+def die_with_parent() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends, however that happens."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    pause_seconds: float = FIRST_PAUSE_SECONDS
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Start the process in a group of its own: Ctrl-C reaches the supervisor, which stops the others in order."""
+        self.process = subprocess.Popen(  # noqa: S603 - our own command lines
+            self.command, env={**os.environ, **self.environment}, start_new_session=True
+        )
+        self.started = time.monotonic()
+
+    def ended(self) -> bool:
+        """Whether it runs no more."""
+        return self.process is None or self.process.poll() is not None
+
+    def stop(self) -> None:
+        """Ask it to end, and wait; kill it when it does not."""
+        if self.process is None or self.ended():
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            LOG.error("serve.killed", extra={"child": self.name})
+            self.process.kill()
+            self.process.wait()
+
+    def again(self) -> bool:
+        """Start it again once its pause is over; tells whether it did."""
+        alive_seconds = time.monotonic() - self.started
+        if alive_seconds < self.pause_seconds:
+            return False
+        steady = alive_seconds > STEADY_SECONDS
+        self.pause_seconds = FIRST_PAUSE_SECONDS if steady else min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
+        self.start()
+        return True
+
+
+def _children(settings: Settings, *, with_worker: bool) -> list[Child]:
+    """Give the processes in the order of starting; they stop in the opposite one, the log writer last."""
+    modelport = [sys.executable, "-m", "webapp.cli"]
+    web_environment = {**ONE_NATIVE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
+    children = [Child("log-writer", [*modelport, "log-writer"])]
+    if with_worker:
+        children.append(Child("worker", [*modelport, "worker"], environment=ONE_NATIVE_THREAD))
+    gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:webapp.server"]
+    return [*children, Child("web", gunicorn, environment=web_environment)]
+
+
+def _lock(settings: Settings) -> int:
+    """Hold the data directory for this host's one supervisor."""
+    descriptor = os.open(settings.run_dir / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        detail = f"Another `modelport serve` runs on {settings.data_dir}; stop it or choose another MODELPORT_DATA_DIR."
+        raise Conflict("already_served", detail) from None
+    return descriptor
+
+
+def _check_address(bind: str) -> None:
+    host, _, port = bind.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            detail = f"MODELPORT_BIND: {bind} cannot be used ({error.strerror}); free it or choose another."
+            raise Unavailable("address_unusable", detail) from None
+
+
+def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]) -> None:
+    """Run until SIGTERM or SIGINT. `on_ready` is called once, when the server answers."""
+    lock = _lock(settings)
+    _check_address(settings.bind)
+    # Counters begin anew with the host's processes; within their life, files stay with their slots.
+    shutil.rmtree(settings.run_dir / "metrics", ignore_errors=True)
+    (settings.run_dir / "metrics").mkdir(mode=0o700)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    children = _children(settings, with_worker=with_worker)
+    for child in children:
+        child.start()
+    threading.Thread(target=_announce, args=(settings.bind, stop, on_ready), daemon=True).start()
+    try:
+        _watch(children, stop)
+    finally:
+        for child in reversed(children):
+            child.stop()
+        os.close(lock)
+
+
+def _watch(children: list[Child], stop: threading.Event) -> None:
+    reported: set[str] = set()
+    while not stop.wait(LOOK_SECONDS):
+        for child in children:
+            if not child.ended():
+                reported.discard(child.name)
+                continue
+            if child.name not in reported:
+                reported.add(child.name)
+                assert child.process is not None
+                LOG.error("serve.ended", extra={"child": child.name, "exit_code": child.process.returncode})
+            child.again()
+
+
+def _announce(bind: str, stop: threading.Event, on_ready: Callable[[], None]) -> None:
+    while not stop.wait(LOOK_SECONDS):
+        try:
+            with urllib.request.urlopen(f"http://{bind}/readyz", timeout=5):  # noqa: S310 - our own address
+                on_ready()
+                return
+        except urllib.error.HTTPError:
+            on_ready()
+            return
+        except OSError:
+            continue
