@@ -15,18 +15,12 @@ assert app  # importing the composition root declares every table
 
 def url() -> str:
     """Give the database that the caller names, else the one of the settings."""
-    return (
-        context.config.attributes.get("url") or config.load(os.environ).sqlalchemy_url
-    )
+    return context.config.attributes.get("url") or config.load(os.environ).sqlalchemy_url
 
 
 def render_item(kind: str, item: object, _context: object) -> str | bool:
     """Write our moments as plain timestamps: a migration must not change with the code."""
-    return (
-        "sa.DateTime(timezone=True)"
-        if kind == "type" and isinstance(item, Moment)
-        else False
-    )
+    return "sa.DateTime(timezone=True)" if kind == "type" and isinstance(item, Moment) else False
 
 
 engine = sa.create_engine(url())

@@ -8,7 +8,7 @@ from flask_limiter.util import get_remote_address
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import health, limits, metrics, web
+from webapp import health, keys, metrics, web
 from webapp.api import batch, native
 from webapp.api import registry as registry_door
 from webapp.artifacts import ArtifactStore
@@ -30,11 +30,11 @@ def make_parts(settings: Settings) -> Parts:
     """Make the parts of one process from complete settings (`config.prepare`)."""
     signal = Signal(settings.run_dir / "generation")
     database = Database(settings.sqlalchemy_url, announce=signal.send)
-    store = ArtifactStore(settings.data_dir / "artifacts")
+    store = ArtifactStore(settings.artifact_store)
     runtime = Runtime(
         store, settings.derive("versions"), on_load=lambda loaded: metrics.MODEL_LOAD.observe(loaded.load_seconds)
     )
-    ring = KeyRing(settings.derive("api keys"))
+    ring = KeyRing(settings.derive(keys.PEPPER))
     return Parts(
         settings=settings,
         database=database,
@@ -42,7 +42,7 @@ def make_parts(settings: Settings) -> Parts:
         runtime=runtime,
         ring=ring,
         spool=Spool(
-            settings.data_dir / "spool",
+            settings.spool_dir,
             max_bytes=settings.spool_max_bytes,
             refuse_when_full=settings.spool_full == "refuse",
             on_drop=metrics.LOG_DROPPED.inc,

@@ -101,7 +101,7 @@ def _optional(text: str) -> str | None:
     return text or None
 
 
-def _setting(default: str | None, parse: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
+def setting(default: str | None, parse: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Declare a setting: its default as it would stand in the environment, its parser, and what it means."""
     return field(metadata={"default": default, "parse": parse, "about": about, "secret": secret})
 
@@ -110,40 +110,40 @@ def _setting(default: str | None, parse: Callable[[str], Any], about: str, *, se
 class Settings:
     """Everything an operator can choose. A field `data_dir` is read from `MODELPORT_DATA_DIR`."""
 
-    data_dir: Path = _setting("./data", _path, "Folder for the database, artifacts, spool and run files.")
-    database_url: str | None = _setting(
+    data_dir: Path = setting("./data", _path, "Folder for the database, artifacts, spool and run files.")
+    database_url: str | None = setting(
         "", _optional, "SQLAlchemy URL; empty is SQLite at DATA_DIR/modelport.db.", secret=True
     )
-    secret_key: str | None = _setting(
+    secret_key: str | None = setting(
         "",
         lambda text: _secret(text) if text else None,
         "Signs and hashes everything; at least 32 characters. Empty: made once and kept in DATA_DIR/secret-key.",
         secret=True,
     )
-    bind: str = _setting("127.0.0.1:8000", _bind, "Address that the web server listens on.")
-    workers: int = _setting(
+    bind: str = setting("127.0.0.1:8000", _bind, "Address that the web server listens on.")
+    workers: int = setting(
         str(min(os.cpu_count() or 1, 8)), _whole_number(1, 64), "Web worker processes; default: cores, at most 8."
     )
-    threads: int = _setting("8", _whole_number(1, 128), "Threads per web worker.")
-    trusted_proxies: int = _setting(
+    threads: int = setting("8", _whole_number(1, 128), "Threads per web worker.")
+    trusted_proxies: int = setting(
         "0", _whole_number(0, 8), "Proxies in front whose X-Forwarded-* and X-Request-ID headers are believed."
     )
-    default_model: str | None = _setting("", _optional, "The model that POST /predict asks when a key may use several.")
-    rate_limit: str = _setting("1000/minute", _rate_limit, "Limit for keys that have none of their own.")
-    prediction_log: float = _setting("on", _log_share, "Which predictions are logged: on, off or sample=0.1.")
-    spool_max_bytes: int = _setting(
+    default_model: str | None = setting("", _optional, "The model that POST /predict asks when a key may use several.")
+    rate_limit: str = setting("1000/minute", _rate_limit, "Limit for keys that have none of their own.")
+    prediction_log: float = setting("on", _log_share, "Which predictions are logged: on, off or sample=0.1.")
+    spool_max_bytes: int = setting(
         str(1024 * MIB), _whole_number(MIB, 2**50), "Most bytes the spool may hold while the database is away."
     )
-    spool_full: str = _setting(
+    spool_full: str = setting(
         "drop-oldest",
         _one_of("drop-oldest", "refuse"),
         "What happens when the spool is full: lose the oldest log lines, or answer 503.",
     )
-    max_body_bytes: int = _setting(str(10 * MIB), _whole_number(KIB, 2**32), "Largest request body.")
-    max_instances: int = _setting("10000", _whole_number(1, 10**7), "Most instances in one request.")
-    max_upload_bytes: int = _setting(str(512 * MIB), _whole_number(KIB, 2**40), "Largest model file.")
-    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "Least level that is logged.")
-    metrics_token: str | None = _setting(
+    max_body_bytes: int = setting(str(10 * MIB), _whole_number(KIB, 2**32), "Largest request body.")
+    max_instances: int = setting("10000", _whole_number(1, 10**7), "Most instances in one request.")
+    max_upload_bytes: int = setting(str(512 * MIB), _whole_number(KIB, 2**40), "Largest model file.")
+    log_level: str = setting("info", _one_of("debug", "info", "warning", "error"), "Least level that is logged.")
+    metrics_token: str | None = setting(
         "", _optional, "Bearer token for /metrics; without one only loopback peers may read it.", secret=True
     )
 
@@ -151,6 +151,16 @@ class Settings:
     def run_dir(self) -> Path:
         """Slots, generation signal, limits and metrics of this host's processes."""
         return self.data_dir / "run"
+
+    @property
+    def artifact_store(self) -> Path:
+        """Folder of the artifacts."""
+        return self.data_dir / "artifacts"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Folder of this host's spool."""
+        return self.data_dir / "spool"
 
     @property
     def sqlalchemy_url(self) -> str:

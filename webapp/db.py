@@ -16,7 +16,8 @@ import alembic.script
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - the doors name the type, and nothing else of SQL
 
 BUSY_TIMEOUT_SECONDS = 15
 
@@ -61,7 +62,7 @@ def now() -> datetime:
 
 
 def _wal_is_safe(version: tuple[int, int, int]) -> bool:
-    """Before these releases a reset of the write-ahead log can corrupt the file (sqlite.org/wal.html, "WAL-reset bug")."""
+    """Before these releases a reset of the write-ahead log can corrupt the file (sqlite.org/wal.html)."""
     return version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
 
 

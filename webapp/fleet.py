@@ -29,9 +29,7 @@ class WebWorker(Base):
 
 def report(session: Session, host: str, slot: int, pid: int, generation: int, failure: str = "") -> None:
     """Say that a worker lives, what it serves, and what it could not load."""
-    session.merge(
-        WebWorker(host=host, slot=slot, pid=pid, seen_at=now(), generation=generation, failure=failure)
-    )
+    session.merge(WebWorker(host=host, slot=slot, pid=pid, seen_at=now(), generation=generation, failure=failure))
 
 
 def leave(session: Session, host: str, slot: int) -> None:

@@ -28,9 +28,7 @@ HOST = socket.gethostname()
 class Follower:
     """Keeps a process's runtime and key ring at the newest committed generation."""
 
-    def __init__(
-        self, database: Database, runtime: Runtime, ring: KeyRing, signal: Signal, default_limit: str
-    ) -> None:
+    def __init__(self, database: Database, runtime: Runtime, ring: KeyRing, signal: Signal, default_limit: str) -> None:
         """Make it; nothing is read before `start`."""
         self._database = database
         self._runtime = runtime

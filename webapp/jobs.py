@@ -66,9 +66,7 @@ class Progress:
     eta_seconds: float | None
 
 
-def create(  # noqa: PLR0913 - the terms of a job, each by name
-    session: Session, *, key_id: str, test: bool, model: str, version: int, instances: Sequence[object]
-) -> Job:
+def create(session: Session, *, key_id: str, test: bool, model: str, version: int, instances: Sequence[object]) -> Job:
     """Accept a batch. It is worked on as soon as the transaction is committed."""
     job = Job(
         id=secrets.token_hex(16),

@@ -29,7 +29,11 @@ _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _ID_CHARACTERS = 8
 _SECRET_CHARACTERS = 43  # 62^43 > 2^256
 _CHECKSUM_CHARACTERS = 6
-_FORM = re.compile(rf"mp_(live|test)_([0-9A-Za-z]{{{_ID_CHARACTERS}}})_[0-9A-Za-z]{{{_SECRET_CHARACTERS}}}[0-9A-Za-z]{{{_CHECKSUM_CHARACTERS}}}")
+_FORM = re.compile(
+    rf"mp_(live|test)_([0-9A-Za-z]{{{_ID_CHARACTERS}}})_[0-9A-Za-z]{{{_SECRET_CHARACTERS}}}[0-9A-Za-z]{{{_CHECKSUM_CHARACTERS}}}"
+)
+# What the pepper of key digests is derived for.
+PEPPER = "api keys"
 _REFUSED = "The key is missing, wrong, expired or revoked. Send it as X-API-Key or as Authorization: Bearer."
 
 

@@ -10,8 +10,16 @@ import logging
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -88,11 +96,11 @@ def _is_readable(path: Path) -> bool:
 class _SlotFiles(MultiProcessCollector):
     """Reads the files of all slots, passing over those that cannot be read: one must not end all scrapes."""
 
-    def collect(self):  # type: ignore[no-untyped-def] # noqa: ANN201 - as the library
+    def collect(self) -> Any:
         """Merge what can be read."""
         found = sorted(path for path in Path(self._path).glob("*.db") if not path.stem.endswith(f"_{UNSLOTTED}"))
         files = [str(path) for path in found if _is_readable(path)]
-        return self.merge(files, accumulate=True)
+        return self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
 
 
 def exposition(folder: Path) -> bytes:
@@ -100,5 +108,5 @@ def exposition(folder: Path) -> bytes:
     if not values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()
-    _SlotFiles(registry, path=str(folder))
+    _SlotFiles(registry, path=str(folder))  # type: ignore[no-untyped-call]
     return generate_latest(registry)

@@ -206,9 +206,7 @@ def _set_active(session: Session, actor: str, model: Model, act: str, number: in
 
 def history(session: Session, model: Model) -> list[Activation]:
     """Every activation and rollback of a model, the oldest first."""
-    return list(
-        session.scalars(sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id))
-    )
+    return list(session.scalars(sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id)))
 
 
 def previous_active(activations: list[Activation]) -> int | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+import skops.io  # noqa: F401 - imported before the fork: all workers share it, and the first load is not slower
+
 from webapp import logs, metrics, supervisor
 from webapp.app import create_app
 from webapp.config import load, prepare

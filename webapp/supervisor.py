@@ -29,7 +29,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 0.2, 10.0, 30.0
 PR_SET_PDEATHSIG = 1
 
 # Native libraries would each start a thread per core in every worker, and all wait for one another.
-ONE_NATIVE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+ONE_NATIVE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def die_with_parent() -> None:
@@ -70,7 +70,7 @@ class Child:
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            LOG.error("serve.killed", extra={"child": self.name})
+            LOG.warning("serve.killed", extra={"child": self.name})
             self.process.kill()
             self.process.wait()
 
@@ -158,7 +158,7 @@ def _watch(children: list[Child], stop: threading.Event) -> None:
 def _announce(bind: str, stop: threading.Event, on_ready: Callable[[], None]) -> None:
     while not stop.wait(LOOK_SECONDS):
         try:
-            with urllib.request.urlopen(f"http://{bind}/readyz", timeout=5):  # noqa: S310 - our own address
+            with urllib.request.urlopen(f"http://{bind}/readyz", timeout=5):
                 on_ready()
                 return
         except urllib.error.HTTPError:

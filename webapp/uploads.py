@@ -7,8 +7,10 @@ from typing import Any
 
 from webapp import activation, intake, registry
 from webapp.activation import Convergence
+from webapp.artifacts import ArtifactStore
+from webapp.config import Settings
+from webapp.db import Database
 from webapp.intake import Upload
-from webapp.web import Parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,22 +22,31 @@ class Uploaded:
     workers: Convergence | None
 
 
-def upload(  # noqa: PLR0913 - the terms of an upload, each by name
-    parts: Parts, actor: str, name: str, files: Upload, *, label: str | None = None, activate: bool = False
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where uploads are taken in."""
+
+    settings: Settings
+    database: Database
+    artifacts: ArtifactStore
+
+
+def upload(
+    desk: Desk, actor: str, name: str, files: Upload, *, label: str | None = None, activate: bool = False
 ) -> Uploaded:
     """Register the files as the next version of `name`. Nothing is stored when they are refused."""
     registry.check_name(name)
     label = label or intake.label_of(files.metadata)
     registry.check_label(label)
-    inspected = intake.inspect(files, max_bytes=parts.settings.max_upload_bytes)
+    inspected = intake.inspect(files, max_bytes=desk.settings.max_upload_bytes)
     # Bytes before the row: a row never names an artifact that is not there.
-    artifact = parts.artifacts.put(inspected.canonical)
-    reference = parts.artifacts.put(files.reference.read_bytes()) if files.reference else None
-    with parts.database.transaction() as session:
+    artifact = desk.artifacts.put(inspected.canonical)
+    reference = desk.artifacts.put(files.reference.read_bytes()) if files.reference else None
+    with desk.database.transaction() as session:
         version = registry.add_version(
             session,
             actor,
-            parts.settings.derive("versions"),
+            desk.settings.derive("versions"),
             name,
             artifact=artifact,
             reference=reference,
@@ -48,5 +59,5 @@ def upload(  # noqa: PLR0913 - the terms of an upload, each by name
         if activate:
             registry.activate(session, actor, name, version.number, "activated with the upload")
         described = registry.describe_version(version)
-    workers = activation.converged(parts.database) if activate else None
+    workers = activation.converged(desk.database) if activate else None
     return Uploaded(described, inspected.report, workers)

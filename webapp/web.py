@@ -168,8 +168,6 @@ def _refusal(refusal: Refusal) -> Response:
 def _http_exception(error: HTTPException) -> Response:
     """Give the framework's own refusals (404, 405, 413, …) our shape, keeping headers such as Allow."""
     status = HTTPStatus(error.code or 500)
-    if status.is_redirection:
-        return error.get_response()  # type: ignore[return-value] # werkzeug's, which Flask takes
     code = re.sub(r"[^a-z]+", "_", status.phrase.lower())
     response = problem(status, code, error.description or status.phrase)
     for name, value in error.get_headers():

@@ -99,7 +99,9 @@ def _computed(job: Job, chunk: Chunk, loaded: LoadedVersion) -> tuple[list[dict[
                 answers += loaded.predict([instance], [pointer], job.id, number)
                 results.append(answers[-1].document)
             except Invalid as invalid:
-                problems = [{"pointer": each.pointer, "code": each.code, "message": each.message} for each in invalid.problems]
+                problems = [
+                    {"pointer": each.pointer, "code": each.code, "message": each.message} for each in invalid.problems
+                ]
                 results.append({"error": {"code": invalid.code, "detail": invalid.detail, "errors": problems}})
         return results, answers
 

@@ -87,9 +87,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_predictions")),
     )
     with op.batch_alter_table("predictions", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_predictions_at_predictions_id"), ["at", "id"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_predictions_at_predictions_id"), ["at", "id"], unique=False)
 
     op.create_table(
         "spool_positions",
@@ -118,15 +116,11 @@ def upgrade() -> None:
         sa.Column("from_number", sa.Integer(), nullable=True),
         sa.Column("to_number", sa.Integer(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["model_id"], ["models.id"], name=op.f("fk_activations_model_id_models")
-        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_activations_model_id_models")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_activations")),
     )
     with op.batch_alter_table("activations", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_activations_model_id"), ["model_id"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_activations_model_id"), ["model_id"], unique=False)
 
     op.create_table(
         "chunks",
@@ -141,9 +135,7 @@ def upgrade() -> None:
         sa.Column("leased_by", sa.Text(), nullable=True),
         sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_chunks_job_id_jobs")
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_chunks_job_id_jobs")),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_chunks")),
     )
     op.create_table(
@@ -160,16 +152,10 @@ def upgrade() -> None:
         sa.Column("report", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("created_by", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["model_id"], ["models.id"], name=op.f("fk_versions_model_id_models")
-        ),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_versions_model_id_models")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_versions")),
-        sa.UniqueConstraint(
-            "model_id", "label", name=op.f("uq_versions_model_id_label")
-        ),
-        sa.UniqueConstraint(
-            "model_id", "number", name=op.f("uq_versions_model_id_number")
-        ),
+        sa.UniqueConstraint("model_id", "label", name=op.f("uq_versions_model_id_label")),
+        sa.UniqueConstraint("model_id", "number", name=op.f("uq_versions_model_id_number")),
     )
 
 

@@ -31,7 +31,7 @@ def free_port() -> int:
 class Refused(Exception):  # noqa: N818 - it names the fact
     """A command was refused; its answer and what it said on stderr."""
 
-    def __init__(self, exit_code: int, answer: Any, said: str) -> None:  # noqa: ANN401 - any JSON
+    def __init__(self, exit_code: int, answer: Any, said: str) -> None:
         """Keep all three."""
         super().__init__(f"{exit_code}: {said}")
         self.exit_code, self.answer, self.said = exit_code, answer, said
@@ -52,7 +52,7 @@ class Server:
         self.log = data_dir.with_suffix(".log")
         self.cli("db", "upgrade")
 
-    def cli(self, *arguments: object) -> Any:  # noqa: ANN401 - any JSON
+    def cli(self, *arguments: object) -> Any:
         """Run a command with --json; give its answer."""
         command = [sys.executable, "-m", "webapp.cli", *map(str, arguments), "--json"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
@@ -90,7 +90,7 @@ class Server:
         made: str = self.cli("keys", "create", "test", *options)["key"]
         return made
 
-    def post(self, path: str, body: object, key: str | None, **more: Any) -> requests.Response:  # noqa: ANN401 - as requests
+    def post(self, path: str, body: object, key: str | None, **more: Any) -> requests.Response:
         """Send JSON with a key."""
         headers = {"X-API-Key": key} if key else {}
         return requests.post(self.url + path, json=body, headers=headers, timeout=60, **more)

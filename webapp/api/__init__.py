@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from flask import Blueprint, current_app, g, request
 
 from webapp import web
 from webapp.errors import Forbidden
 
-View = Callable[..., object]
+View = TypeVar("View", bound=Callable[..., Any])
 
 
 def blueprint(name: str) -> Blueprint:

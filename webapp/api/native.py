@@ -104,7 +104,9 @@ def asked(body: object, most: int) -> Asked:
         problem = Problem("/instances", "empty", "At least one instance is needed.")
         raise Invalid("no_instances", problem.message, problems=(problem,))
     if len(instances) > most:
-        detail = f"{len(instances)} instances; at most {most} fit one request. POST /predict/batch takes more at a time."
+        detail = (
+            f"{len(instances)} instances; at most {most} fit one request. POST /predict/batch takes more at a time."
+        )
         raise TooLarge("too_many_instances", detail)
     pointers = [f"/instances/{position}" for position in range(len(instances))]
     return Asked(instances, pointers, _ids(body, len(instances)), single=False)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Response, g, jsonify
-from sqlalchemy.orm import Session
 
 from webapp import activation, registry, web
 from webapp.api import blueprint, requires
+from webapp.db import Session
 from webapp.errors import Invalid, Problem
 from webapp.registry import Activation
 

@@ -7,18 +7,33 @@ import json
 import os
 import sys
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import click
 
-from webapp import __version__, app, config, db
+from webapp import __version__, config, db
 from webapp.config import InvalidSettings, Settings
+from webapp.db import Database
 from webapp.errors import Refusal, Unavailable
-from webapp.web import Parts
+from webapp.generation import Signal
+
+# Each command lives in a module that is imported when it is asked for: most need no scikit-learn, whose import
+# takes longer than all they do.
+COMMANDS = {
+    "config": "database:config_group",
+    "db": "database:group",
+    "demo": "demo:demo",
+    "keys": "keys:group",
+    "log-writer": "processes:write_log",
+    "models": "models:group",
+    "serve": "processes:serve",
+    "worker": "processes:work",
+}
 
 
 class Console:
-    """What a command works with: the settings, the parts, and the two ways to answer."""
+    """What a command works with: the settings, the database, and the two ways to answer."""
 
     def __init__(self) -> None:
         """Nothing is read before a command asks for it."""
@@ -30,11 +45,12 @@ class Console:
         return config.prepare(config.load(os.environ))
 
     @cached_property
-    def parts(self) -> Parts:
-        """The parts of this process, on a database that has the schema of this release."""
-        parts = app.make_parts(self.settings)
-        require_schema(parts)
-        return parts
+    def database(self) -> Database:
+        """The database, which has the schema of this release."""
+        signal = Signal(self.settings.run_dir / "generation")
+        database = Database(self.settings.sqlalchemy_url, announce=signal.send)
+        require_schema(database)
+        return database
 
     @property
     def actor(self) -> str:
@@ -46,9 +62,9 @@ class Console:
         click.echo(json.dumps(document, ensure_ascii=False) if self.as_json else text)
 
 
-def require_schema(parts: Parts) -> None:
+def require_schema(database: Database) -> None:
     """Refuse to work on a database with another schema than this release's."""
-    present, needed = db.revisions(parts.database)
+    present, needed = db.revisions(database)
     if present == needed:
         return
     if present is None:
@@ -67,7 +83,9 @@ class Command(click.Command):
         """Add the option that every command has."""
         super().__init__(*args, **kwargs)
         about = "Answer with one JSON document on stdout."
-        self.params.append(click.Option(["--json", "as_json"], is_flag=True, expose_value=False, callback=_note_json, help=about))
+        self.params.append(
+            click.Option(["--json", "as_json"], is_flag=True, expose_value=False, callback=_note_json, help=about)
+        )
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own
         """Run the command; say on stderr what is wrong and what to do."""
@@ -104,15 +122,30 @@ class Group(click.Group):
     group_class = type
 
 
-@click.group(cls=Group)
+class LazyGroup(Group):
+    """The outermost group: knows the names of its commands, imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
+        """Give the names."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's interface
+        """Import a command."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"webapp.cli.{module}"), name)
+        return command
+
+
+@click.group(cls=LazyGroup)
 @click.version_option(__version__, prog_name="modelport")
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Modelport puts scikit-learn models into production."""
+    # What is made here belongs to the user who runs it, and to nobody else.
+    os.umask(0o077)
     ctx.ensure_object(Console)
 
 
 pass_console = click.make_pass_decorator(Console, ensure=True)
-
-# The commands register themselves with `main`; they need it, so they come last.
-from webapp.cli import database, demo, keys, models, processes  # noqa: E402, F401

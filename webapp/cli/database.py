@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import click
 
 from webapp import db
-from webapp.cli import Console, main, pass_console, require_schema
+from webapp.cli import Console, Group, pass_console
 from webapp.db import Database
 from webapp.errors import Unavailable
 
 
-@main.group("db")
+@click.group("db", cls=Group)
 def group() -> None:
     """Bring the database to the schema of this release, or check it."""
 
@@ -33,12 +34,11 @@ def upgrade(console: Console) -> None:
 @pass_console
 def check(console: Console) -> None:
     """Tell whether the database has the schema of this release."""
-    require_schema(console.parts)
-    present, _ = db.revisions(console.parts.database)
+    present, _ = db.revisions(console.database)
     console.answer({"revision": present}, f"The database is at revision {present}, which this release needs.")
 
 
-@main.group("config")
+@click.group("config", cls=Group)
 def config_group() -> None:
     """Show the settings."""
 
@@ -54,5 +54,3 @@ def show(console: Console) -> None:
         shown[f"MODELPORT_{item.name.upper()}"] = masked if item.metadata["secret"] else value
     document = {name: value if isinstance(value, int | float | None) else str(value) for name, value in shown.items()}
     console.answer(document, "\n".join(f"{name}={'' if value is None else value}" for name, value in document.items()))
-
-

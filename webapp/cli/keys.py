@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import click
 
 from webapp import keys
-from webapp.cli import Console, main, pass_console
+from webapp.cli import Console, Group, pass_console
 from webapp.keys import SCOPES, ApiKey
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
 
-class Life(click.ParamType):
+class Life(click.ParamType[timedelta]):
     """A span such as 90d, 12h or 30m."""
 
     name = "span"
@@ -29,14 +29,16 @@ class Life(click.ParamType):
         return timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
-@main.group("keys")
+@click.group("keys", cls=Group)
 def group() -> None:
     """Make, list and revoke API keys."""
 
 
 @group.command()
 @click.argument("name")
-@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="May do this; default: predict, batch.")
+@click.option(
+    "--scope", "scopes", multiple=True, type=click.Choice(SCOPES), help="May do this; default: predict, batch."
+)
 @click.option("--model", "models", multiple=True, help="May use this model; default: every model.")
 @click.option("--rate-limit", help='Such as "1000/minute"; default: MODELPORT_RATE_LIMIT.')
 @click.option("--expires", type=Life(), default=keys.DEFAULT_LIFE, help="Life, such as 90d; default: 365d.")
@@ -52,11 +54,11 @@ def create(  # noqa: PLR0913 - one parameter per option
     test: bool,  # noqa: FBT001 - click's interface
 ) -> None:
     """Make a key called NAME. It is shown this once."""
-    with console.parts.database.transaction() as session:
+    with console.database.transaction() as session:
         row, key = keys.create(
             session,
             console.actor,
-            console.parts.ring.pepper,
+            console.settings.derive(keys.PEPPER),
             name,
             scopes=scopes or ("predict", "batch"),
             models=models,
@@ -72,7 +74,7 @@ def create(  # noqa: PLR0913 - one parameter per option
 @pass_console
 def list_keys(console: Console) -> None:
     """List every key, without the keys themselves."""
-    with console.parts.database.reading() as session:
+    with console.database.reading() as session:
         found = keys.all_keys(session)
     lines = [f"{row.id}  {_state(row):8}  {', '.join(row.scopes):20}  {row.name}" for row in found]
     console.answer({"keys": [keys.describe(row) for row in found]}, "\n".join(lines) or "There are no keys yet.")
@@ -81,7 +83,7 @@ def list_keys(console: Console) -> None:
 def _state(row: ApiKey) -> str:
     if row.revoked_at is not None:
         return "revoked"
-    return "live" if row.expires_at > keys.now() else "expired"
+    return "live" if row.expires_at > datetime.now(UTC) else "expired"
 
 
 @group.command()
@@ -89,7 +91,7 @@ def _state(row: ApiKey) -> str:
 @pass_console
 def revoke(console: Console, key_id: str) -> None:
     """End the key with the id KEY_ID for good."""
-    with console.parts.database.transaction() as session:
+    with console.database.transaction() as session:
         row = keys.revoke(session, console.actor, key_id)
         described = keys.describe(row)
     console.answer(described, f"The key {row.id} ({row.name}) is revoked.")

@@ -9,16 +9,17 @@ import click
 
 from webapp import activation, intake, registry, uploads
 from webapp.activation import Convergence
-from webapp.cli import Console, main, pass_console
+from webapp.artifacts import ArtifactStore
+from webapp.cli import Console, Group, pass_console
 from webapp.errors import Invalid
 from webapp.intake import Upload
-from webapp.uploads import Uploaded
+from webapp.uploads import Desk, Uploaded
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@main.group("models")
+@click.group("models", cls=Group)
 def group() -> None:
     """Upload, look at, activate and roll back model versions."""
 
@@ -47,8 +48,13 @@ def upload(  # noqa: PLR0913 - one parameter per option
     """Upload FILE (.skops, .joblib or .pkl) as the next version of a model."""
     read = intake.read_metadata(metadata) if metadata else {}
     files = Upload(file, scaler, reference, target, read)
-    done = uploads.upload(console.parts, console.actor, name, files, label=label, activate=activate)
+    done = uploads.upload(desk(console), console.actor, name, files, label=label, activate=activate)
     console.answer(_document(done), _sentence(done))
+
+
+def desk(console: Console) -> Desk:
+    """Give the place where this command's uploads are taken in."""
+    return Desk(console.settings, console.database, ArtifactStore(console.settings.artifact_store))
 
 
 def _document(done: Uploaded) -> dict[str, Any]:
@@ -78,7 +84,7 @@ def import_folder(console: Console, folder: Path, name: str) -> None:
     found = sorted(path.parent for path in folder.glob("*/model.pkl"))
     if not found:
         raise Invalid("folder_without_versions", f"{folder} holds no <timestamp>/model.pkl.")
-    done = [uploads.upload(console.parts, console.actor, name, _from_folder(path), label=path.name) for path in found]
+    done = [uploads.upload(desk(console), console.actor, name, _from_folder(path), label=path.name) for path in found]
     versions = [each.version for each in done]
     console.answer({"model": name, "versions": versions}, "\n".join(_sentence(each) for each in done))
 
@@ -93,9 +99,11 @@ def _from_folder(folder: Path) -> Upload:
 @pass_console
 def list_models(console: Console) -> None:
     """List the models."""
-    with console.parts.database.reading() as session:
+    with console.database.reading() as session:
         found = [registry.describe_model(model) for model in registry.all_models(session)]
-    lines = [f"{model['name']}: active {model['active_version'] or 'none'}, {model['versions']} versions" for model in found]
+    lines = [
+        f"{model['name']}: active {model['active_version'] or 'none'}, {model['versions']} versions" for model in found
+    ]
     console.answer({"models": found}, "\n".join(lines) or "There are no models yet; upload one.")
 
 
@@ -104,12 +112,19 @@ def list_models(console: Console) -> None:
 @pass_console
 def show(console: Console, name: str) -> None:
     """Show a model's versions and the history of the active one."""
-    with console.parts.database.reading() as session:
+    with console.database.reading() as session:
         model = registry.get_model(session, name)
         versions = [registry.describe_version(version) for version in model.versions]
         history = [registry.describe_activation(each) for each in registry.history(session, model)]
-    lines = [f"version {each['version']} ({each['label'] or 'no label'}), {each['state']}, {each['created_at']} by {each['created_by']}" for each in versions]
-    lines += [f"{each['at']} {each['actor']}: {each['act']} {each['from_version']} -> {each['version']} {each['reason']}" for each in history]
+    lines = [
+        f"version {each['version']} ({each['label'] or 'no label'}), {each['state']},"
+        f" {each['created_at']} by {each['created_by']}"
+        for each in versions
+    ]
+    lines += [
+        f"{each['at']} {each['actor']}: {each['act']} {each['from_version']} -> {each['version']} {each['reason']}"
+        for each in history
+    ]
     console.answer({"name": name, "versions": versions, "history": history}, "\n".join(lines))
 
 
@@ -120,7 +135,7 @@ def show(console: Console, name: str) -> None:
 @pass_console
 def activate(console: Console, name: str, version: int, reason: str) -> None:
     """Make VERSION of the model NAME the one that answers."""
-    with console.parts.database.transaction() as session:
+    with console.database.transaction() as session:
         done = registry.activate(session, console.actor, name, version, reason)
     _answer_switch(console, name, registry.describe_activation(done))
 
@@ -131,13 +146,13 @@ def activate(console: Console, name: str, version: int, reason: str) -> None:
 @pass_console
 def rollback(console: Console, name: str, reason: str) -> None:
     """Return the model NAME to the version that was active before."""
-    with console.parts.database.transaction() as session:
+    with console.database.transaction() as session:
         done = registry.rollback(session, console.actor, name, reason)
     _answer_switch(console, name, registry.describe_activation(done))
 
 
 def _answer_switch(console: Console, name: str, done: dict[str, Any]) -> None:
-    workers = activation.converged(console.parts.database)
+    workers = activation.converged(console.database)
     text = f"{name} {done['from_version'] or 'none'} -> {done['version']}. {_workers(workers)}"
     console.answer({"model": name, **done, "workers": workers.describe()}, text)
 

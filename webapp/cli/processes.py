@@ -7,12 +7,13 @@ import os
 import click
 
 from webapp import log_writer, logs, supervisor, worker
-from webapp.cli import Console, demo, main, pass_console, require_schema
+from webapp.app import make_parts
+from webapp.cli import Command, Console, first_call, pass_console
 from webapp.follower import HOST
 from webapp.slots import Slot
 
 
-@main.command()
+@click.command(cls=Command)
 @click.option("--bind", metavar="HOST:PORT", help="Overrides MODELPORT_BIND.")
 @click.option("--workers", type=int, help="Overrides MODELPORT_WORKERS.")
 @click.option("--threads", type=int, help="Overrides MODELPORT_THREADS.")
@@ -24,18 +25,18 @@ def serve(console: Console, bind: str | None, workers: int | None, threads: int 
     # The processes it starts read the environment too.
     os.environ.update({f"MODELPORT_{name}": str(value) for name, value in given.items() if value is not None})
     logs.set_up(console.settings.log_level)
-    require_schema(console.parts)
-    console.parts.database.engine.dispose()
-    supervisor.serve(console.settings, with_worker=not no_worker, on_ready=lambda: demo.welcome(console.settings))
+    console.database.engine.dispose()
+    supervisor.serve(console.settings, with_worker=not no_worker, on_ready=lambda: first_call.welcome(console.settings))
 
 
-@main.command("worker")
+@click.command("worker", cls=Command)
 @pass_console
 def work(console: Console) -> None:
     """Work on batch jobs until Ctrl-C or SIGTERM."""
     supervisor.die_with_parent()
-    parts = console.parts
-    logs.set_up(parts.settings.log_level)
+    logs.set_up(console.settings.log_level)
+    console.database.engine.dispose()
+    parts = make_parts(console.settings)
     parts.spool.start()
     parts.follower.start(slot=None)
     try:
@@ -45,16 +46,15 @@ def work(console: Console) -> None:
         parts.spool.stop()
 
 
-@main.command("log-writer", hidden=True)
+@click.command("log-writer", cls=Command, hidden=True)
 @pass_console
 def write_log(console: Console) -> None:
     """Move this host's spool into the database until SIGTERM."""
     supervisor.die_with_parent()
-    parts = console.parts
-    logs.set_up(parts.settings.log_level)
-    folder = parts.settings.run_dir / "log-writer"
+    logs.set_up(console.settings.log_level)
+    folder = console.settings.run_dir / "log-writer"
     folder.mkdir(exist_ok=True)
     if Slot(folder).number != 1:
         message = "another log writer drains this spool"
         raise click.ClickException(message)
-    log_writer.run(parts.database, parts.settings.data_dir / "spool", HOST)
+    log_writer.run(console.database, console.settings.spool_dir, HOST)

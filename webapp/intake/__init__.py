@@ -63,7 +63,9 @@ def _check_sizes(upload: Upload, max_bytes: int) -> None:
         if size == 0:
             raise Invalid("model_format_unknown", f"{path.name} is empty.")
         if size > max_bytes:
-            raise TooLarge("upload_too_large", f"{path.name} has {size // MIB} MiB; at most {max_bytes // MIB} are taken.")
+            raise TooLarge(
+                "upload_too_large", f"{path.name} has {size // MIB} MiB; at most {max_bytes // MIB} are taken."
+            )
 
 
 def declared_features(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -146,4 +148,3 @@ def label_of(metadata: Mapping[str, Any]) -> str | None:
     """Give the label that the guide's metadata carries as `version`."""
     version = metadata.get("version")
     return str(version) if isinstance(version, str) and version else None
-

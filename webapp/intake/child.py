@@ -71,18 +71,13 @@ def unpacked(file: IO[bytes]) -> IO[bytes]:
         raise Refused("model_truncated", f"The {kind} compression of the file is cut off or damaged.") from None
 
 
-def _opened(kind: str, file: IO[bytes]) -> IO[bytes]:
+def _opened(kind: str, file: IO[bytes]) -> Any:  # noqa: ANN401 - five kinds of files, alike but for their types
     from joblib.compressor import BinaryZlibFile  # noqa: PLC0415 - after the lock
 
-    openers: dict[str, Any] = {
-        "gzip": gzip.GzipFile,
-        "bz2": bz2.BZ2File,
-        "xz": lzma.LZMAFile,
-        "lzma": lzma.LZMAFile,
-        "zlib": BinaryZlibFile,
-    }
-    opened: IO[bytes] = openers[kind](file, mode="rb") if kind != "gzip" else gzip.GzipFile(fileobj=file, mode="rb")
-    return opened
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=file, mode="rb")
+    openers = {"bz2": bz2.BZ2File, "xz": lzma.LZMAFile, "lzma": lzma.LZMAFile, "zlib": BinaryZlibFile}
+    return openers[kind](file, mode="rb")
 
 
 def _capped(stream: IO[bytes]) -> IO[bytes]:
@@ -110,7 +105,7 @@ def unpickle(stream: IO[bytes]) -> Any:  # noqa: ANN401 - whatever the file hold
                 raise _unknown_names([full])
             return super().find_class(module, name)
 
-        def persistent_load(self, pid: object) -> NoReturn:
+        def persistent_load(self, _pid: object) -> NoReturn:
             raise Refused("model_unknown_names", "The file refers to objects outside itself.")
 
     try:
@@ -184,14 +179,13 @@ def load_skops(content: bytes) -> Any:  # noqa: ANN401 - an estimator, if all is
 
     try:
         unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - names.SKOPS)
-        if unknown:
-            raise _unknown_names(unknown)
-        return artifacts.load(content)
-    except Refused:
-        raise
+        estimator = None if unknown else artifacts.load(content)
     except Exception as error:
         detail = f"The file cannot be read as a .skops model ({type(error).__name__})."
         raise Refused("model_damaged", detail) from error
+    if unknown:
+        raise _unknown_names(unknown)
+    return estimator
 
 
 def prove(job: dict[str, Any]) -> dict[str, Any]:
@@ -227,7 +221,9 @@ def main() -> None:
     except Refused as refused:
         answer = {"refused": {"code": refused.code, "detail": refused.detail, "findings": refused.findings}}
     except MemoryError:
-        answer = {"refused": {"code": "model_trial_memory", "detail": "The model needs too much memory.", "findings": []}}
+        answer = {
+            "refused": {"code": "model_trial_memory", "detail": "The model needs too much memory.", "findings": []}
+        }
     stdout.write(json.dumps(answer))
 
 

@@ -1,4 +1,4 @@
-"""The trial of an upload, inside the locked child: normalise, learn the signature, predict before anyone relies on it."""
+"""The trial of an upload, inside the locked child: normalise, learn the signature, predict."""
 
 from __future__ import annotations
 
@@ -108,8 +108,12 @@ def _check_can_predict(estimator: object) -> None:
         raise Refused("model_no_predict", f"The file holds a {kind}, not a fitted scikit-learn estimator.")
     if not hasattr(estimator, "predict"):
         kind = type(estimator).__name__
-        raise Refused("model_no_predict", f"{kind} has no predict; upload the estimator, or a Pipeline that ends with one.")
+        raise Refused(
+            "model_no_predict", f"{kind} has no predict; upload the estimator, or a Pipeline that ends with one."
+        )
     try:
         check_is_fitted(estimator)
     except NotFittedError:
-        raise Refused("model_not_fitted", "The estimator was saved before it was fitted; call fit, then save.") from None
+        raise Refused(
+            "model_not_fitted", "The estimator was saved before it was fitted; call fit, then save."
+        ) from None

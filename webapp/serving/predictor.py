@@ -98,9 +98,7 @@ def _one_output(signature: Signature, predicted: Any, table: Any) -> list[Outcom
     if table is None:
         return [Outcome(label) for label in labels]
     named = _named_probabilities(signature.outputs[0].classes or (), table)
-    return [
-        Outcome(label, each[str(label)], each) for label, each in zip(labels, named, strict=True)
-    ]
+    return [Outcome(label, each[str(label)], each) for label, each in zip(labels, named, strict=True)]
 
 
 def _many_outputs(signature: Signature, predicted: Any, tables: Any) -> list[Outcome]:  # noqa: ANN401 - arrays

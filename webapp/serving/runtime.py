@@ -42,7 +42,9 @@ class LoadedVersion:
     predictor: Predictor
     load_seconds: float
 
-    def predict(self, instances: Sequence[object], pointers: Sequence[str], request_id: str, first: int = 0) -> list[Answer]:
+    def predict(
+        self, instances: Sequence[object], pointers: Sequence[str], request_id: str, first: int = 0
+    ) -> list[Answer]:
         """Check instances, predict them in one call, and give one answer for each.
 
         `pointers` are their places in the request's body, `first` the row number of the first one.
@@ -136,9 +138,7 @@ class Runtime:
 
     def _load(self, version: ServedVersion) -> LoadedVersion:
         started = time.monotonic()
-        expected = artifacts.seal(
-            self._secret, version.model, version.number, version.artifact, version.signature
-        )
+        expected = artifacts.seal(self._secret, version.model, version.number, version.artifact, version.signature)
         if expected != version.seal:
             raise Unavailable("version_damaged", "The version's row is not what was stored.")
         learned = signature.from_dict(dict(version.signature))

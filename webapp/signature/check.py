@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import marshmallow
 from marshmallow import fields, validate
@@ -19,7 +19,7 @@ class Message(str):
     __slots__ = ("code",)
     code: str
 
-    def __new__(cls, code: str, text: str) -> Message:
+    def __new__(cls, code: str, text: str) -> Self:
         """Make the sentence `text` of the rule `code`."""
         message = super().__new__(cls, text)
         message.code = code

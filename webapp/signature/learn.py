@@ -83,13 +83,10 @@ def _names(estimator: Any, declared: Sequence[str], reference: pd.DataFrame | No
 def categories(estimator: Any, columns: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:  # noqa: ANN401
     """Give, for each column that an encoder reads directly, the categories it learned."""
     if isinstance(estimator, Pipeline):
-        for _, step in estimator.steps:
-            yield from categories(step, columns)
-            if not _keeps_columns(step):
-                return
+        yield from _pipeline_categories(estimator, columns)
     elif isinstance(estimator, ColumnTransformer):
         for _, transformer, chosen in estimator.transformers_:
-            yield from categories(transformer, _chosen(estimator, chosen, columns))
+            yield from categories(transformer, _chosen(chosen, columns))
     elif _takes_text(estimator) and len(columns) == 1:
         yield columns[0], [""]
     elif isinstance(learned := getattr(estimator, "categories_", None), list):
@@ -99,21 +96,27 @@ def categories(estimator: Any, columns: Sequence[str]) -> Iterator[tuple[str, li
         yield from categories(estimator._preprocessor, columns)  # noqa: SLF001 - there is no public way
 
 
+def _pipeline_categories(pipeline: Pipeline, columns: Sequence[str]) -> Iterator[tuple[str, list[Any]]]:
+    for _, step in pipeline.steps:
+        yield from categories(step, columns)
+        if not _keeps_columns(step):
+            return
+
+
 def _keeps_columns(step: object) -> bool:
     return step is None or isinstance(step, str) or hasattr(step, "statistics_")
 
 
-def _chosen(transformer: ColumnTransformer, chosen: Any, columns: Sequence[str]) -> list[str]:  # noqa: ANN401
+def _chosen(chosen: Any, columns: Sequence[str]) -> list[str]:  # noqa: ANN401
     if isinstance(chosen, str):
         return [chosen]
     if callable(chosen):
         return []
-    positions = np.arange(len(columns))
     if isinstance(chosen, slice):
-        return [columns[position] for position in positions[chosen]]
+        return [columns[position] for position in range(*chosen.indices(len(columns)))]
     chosen = np.atleast_1d(chosen)
     if chosen.dtype == bool:
-        return [columns[position] for position in np.flatnonzero(chosen)]
+        return [columns[position] for position in np.flatnonzero(chosen).tolist()]
     return [str(each) if isinstance(each, str) else columns[int(each)] for each in chosen.tolist()]
 
 
@@ -336,19 +339,17 @@ def _splits_columns(estimator: object) -> bool:
     return isinstance(first_step(estimator), ColumnTransformer | FeatureUnion)
 
 
-def _probed(
-    signature: Signature, row: Row, refuses: Refuses, nullable: set[int], settled: set[str]
-) -> Signature:
+def _probed(signature: Signature, row: Row, refuses: Refuses, nullable: set[int], settled: set[str]) -> Signature:
     """Note which features may be null, and ask the estimator for values that no encoder has seen."""
     features = list(signature.features)
     for position, feature in enumerate(features):
         if feature.name not in settled:
-            features[position] = feature = replace(feature, nullable=position in nullable)
+            features[position] = replace(feature, nullable=position in nullable)
         encoded = feature.observed_values is not None and feature.allowed is None
         strange = STRANGE_TEXT if feature.kind == "string" else STRANGE_NUMBER
         if encoded and feature.kind != "boolean" and refuses(signature, [_with(row, position, strange)]):
             # The estimator cannot take any other value: here the rule is its own.
-            features[position] = replace(feature, allowed=feature.observed_values)
+            features[position] = replace(features[position], allowed=feature.observed_values)
     return replace(signature, features=tuple(features))
 
 
