@@ -96,7 +96,7 @@ def _is_readable(path: Path) -> bool:
 class _SlotFiles(MultiProcessCollector):
     """Reads the files of all slots, passing over those that cannot be read: one must not end all scrapes."""
 
-    def collect(self) -> Any:
+    def collect(self) -> Any:  # noqa: ANN401 - the library has no types
         """Merge what can be read."""
         found = sorted(path for path in Path(self._path).glob("*.db") if not path.stem.endswith(f"_{UNSLOTTED}"))
         files = [str(path) for path in found if _is_readable(path)]
