@@ -1,0 +1,53 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check format lock wheel clean
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+help: ## Show what can be made
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/locked ## Make the virtual environment from the locked requirements
+
+$(VENV)/locked: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' \
+		|| { echo "Python's venv is missing; install it: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: setup ## Serve a demo model, ready for the first prediction
+	@$(BIN)/modelport demo
+	@exec $(BIN)/modelport serve
+
+test: setup ## Run all tests
+	$(BIN)/python -m pytest
+
+check: setup ## Check format, lint, types, import contracts and licences
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/licences.py
+
+format: setup ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# The lock files carry hashes and name no index: they are the same wherever packages come from.
+COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+lock: ## Lock the newest versions that pyproject.toml allows
+	$(COMPILE) --upgrade -o requirements/run.txt pyproject.toml
+	$(COMPILE) --upgrade --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
+
+wheel: setup ## Build the wheel and the source distribution
+	$(BIN)/python -m build --no-isolation
+
+clean: ## Remove what was built; data stays
+	rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
