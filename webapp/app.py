@@ -17,6 +17,7 @@ from webapp.db import Database
 from webapp.follower import Follower
 from webapp.generation import Signal
 from webapp.keys import KeyRing
+from webapp.limits import MmapStorage
 from webapp.predictions.spool import Spool
 from webapp.serving.runtime import Runtime
 from webapp.web import Parts
@@ -50,7 +51,7 @@ def make_parts(settings: Settings) -> Parts:
         follower=Follower(database, runtime, ring, signal, settings.rate_limit),
         limiter=Limiter(
             key_func=_limited_by,
-            storage_uri=f"mmap://{settings.run_dir / 'limits'}",
+            storage_uri=f"{MmapStorage.STORAGE_SCHEME[0]}://{(settings.run_dir / 'limits').absolute()}",
             strategy="moving-window",
             default_limits=DEFAULT_LIMITS,  # type: ignore[arg-type] # a list of strings is what it documents
         ),

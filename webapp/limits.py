@@ -1,42 +1,38 @@
 """Rate limits that every worker of a host counts together, exactly.
 
-Gunicorn forks several workers and each of them runs several threads, so a counter in the
-memory of one process would let every worker admit the whole limit. The counters live in one
-memory-mapped file instead. Importing this module registers ``mmap:///absolute/path`` as a
-storage of the ``limits`` package, and so of Flask-Limiter.
+Gunicorn forks several workers and each of them runs several threads, so a counter in the memory of one process would
+let every worker admit the whole limit. The counters live in one memory-mapped file instead. Importing this module
+registers ``mmap:///absolute/path`` as a storage of the ``limits`` package, and so of Flask-Limiter.
 
-**Never more than N in any window.** A window is cut into 60 slices with a counter each. What
-counts is the sum of the slice that is still running and the 60 before it: every slice that can
-overlap the last window. Memory per key is therefore fixed, whatever the limit. The price is that
-a slice is given back as a whole: capacity returns up to 1/60 of a window late, a second for a
-limit per minute, and never early.
+**Never more than N in any window.** A window is cut into 60 slices with a counter each. What counts is the sum of the
+slice that is still running and the 60 before it: every slice that can overlap the last window. Memory per key is
+therefore fixed, whatever the limit. The price is that a slice is given back as a whole: capacity returns up to 1/60 of
+a window late, a second for a limit per minute, and never early.
 
-**The clock.** Slices are numbered from the wall clock, so counts survive a restart. When that
-clock steps back, what was counted is dated again to the present: it costs callers up to one
-window of waiting. A clock that leaps forward makes windows end early; nothing here can tell.
+**The clock.** Slices are numbered from the wall clock, so counts survive a restart. When that clock steps back, what
+was counted is dated again to the present: it costs callers up to one window of waiting. A clock that leaps forward
+makes windows end early; nothing here can tell.
 
-**The lock.** One POSIX record lock guards the file, and a mutex guards it between the threads of
-one process, which a record lock does not tell apart. The kernel takes a record lock away from a
-process that dies, even by ``kill -9``, and a forked child does not inherit it. It is one lock and
-not one per range of keys, because the kernel looks for deadlocks by process: two processes whose
-*threads* wait for each other's ranges are reported as a deadlock (``EDEADLK``) although none
-exists. For the same reason nothing else in a worker should wait for a record lock, and nothing
-else may open the file: closing any descriptor of it would release the lock.
+**The lock.** One POSIX record lock guards the file, and a mutex guards it between the threads of one process, which a
+record lock does not tell apart. The kernel takes a record lock away from a process that dies, even by ``kill -9``, and
+a forked child does not inherit it. It is one lock and not one per range of keys, because the kernel looks for
+deadlocks by process: two processes whose *threads* wait for each other's ranges are reported as a deadlock
+(``EDEADLK``) although none exists. For the same reason nothing else in a worker should wait for a record lock, and
+nothing else may open the file: closing any descriptor of it would release the lock.
 
-**Dying halfway.** Writes are ordered so that a process killed between two of them leaves counts
-that are right or too high, never too low. Only a power cut can lose the last counts, because the
-file is not flushed for every request.
+**Dying halfway.** Writes are ordered so that a process killed between two of them leaves counts that are right or too
+high, never too low. Only a power cut can lose the last counts, because the file is not flushed for every request.
 
-**A full table.** A key may stand in one of 32 neighbouring entries. When it is new and none of
-them is free, it takes the entry that expired first; an expired entry holds nothing that still
-counts. When none has expired, the call is refused and an error is logged: evicting a live entry
-would lift the limit of another key, and letting the call pass would skip its own. With 65,536
-entries that happens above some 30,000 keys that are active within one window.
+**A full table.** A key may stand in one of 32 neighbouring entries. When it is new and none of them is free, it takes
+the entry that expired first; an expired entry holds nothing that still counts. When none has expired, the call is
+refused and an error is logged: evicting a live entry would lift the limit of another key, and letting the call pass
+would skip its own. With 65,536 entries that happens above some 30,000 keys that are active within one window.
 
-**The file.** It must be on a local disk (memory is not shared over NFS). It is sparse, and the space of
-an entry is reserved when a key first needs it, so that a full disk is an ``OSError`` and not a
-crash. That it was deleted or replaced is noticed within a second and counting starts again in a
-new one; truncating it under a running server crashes the workers that use it.
+**The file.** It must be on a local disk: memory is not shared over NFS. It is sparse, and the space of an entry is
+reserved when a key first needs it, so that a full disk is an ``OSError`` for new keys and nothing for the others. (On
+a tmpfs even reading a hole takes a page, so that a full tmpfs kills the worker by ``SIGBUS``.) That the file was
+deleted is noticed within a second, and counting starts again in a new one; truncating it under a running server kills
+the workers that use it. A file that is none of this version is kept aside as ``….replaced``.
 """
 
 from __future__ import annotations
@@ -51,8 +47,8 @@ import threading
 import time
 from collections.abc import Callable
 from hashlib import blake2b
+from pathlib import Path
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 from limits.errors import ConfigurationError
 from limits.storage import MovingWindowSupport, Storage
@@ -66,14 +62,15 @@ ENTRIES = 65_536
 PROBES = 32
 """In how many neighbouring entries a key may stand."""
 
+_SCHEME = "mmap://"
 _MAGIC = b"modelport limits"
-# Stop the server to change it: running workers of two layouts would replace each other's file.
+# Stop the server to change it: running workers of two layouts would not count together.
 _LAYOUT = 1
 _HEADER_SIZE = 64
 _SALT_SIZE = 16
 
-# An entry: the name (digest, length of the window), padding, the newest slice and the time
-# at which everything in it has expired, then one counter for each slice that may count.
+# An entry: the name (digest, length of the window), the sum of the counters, the newest slice, the time at which
+# everything in it has expired, then a counter for each slice that may count, in the order of their numbers modulo 61.
 _SLOTS = SLICES + 1
 _DIGEST_SIZE = 16
 _NAME_SIZE = _DIGEST_SIZE + 4
@@ -174,7 +171,7 @@ class _Table:
         newest = self.longs[at + _NEWEST >> 3]
         first = at + _COUNTERS >> 2
         if current < newest:
-            self._redate(at, current)
+            self._redate(first, current)
         for index in range(max(newest + 1, current - SLICES), current + 1):
             self.words[first + index % _SLOTS] = 0
         self.words[at + _TOTAL >> 2] = self._sum(first)
@@ -182,13 +179,10 @@ class _Table:
         self.longs[at + _EXPIRES >> 3] = _end(current + SLICES, window)
         self.longs[at + _NEWEST >> 3] = current
 
-    def _redate(self, at: int, current: int) -> None:
+    def _redate(self, first: int, current: int) -> None:
         """Date all that was counted to one slice: the clock says that it is still to come."""
-        first = at + _COUNTERS >> 2
         kept = first + current % _SLOTS
         self.words[kept] = self._sum(first)
-        # Before the others are cleared: the one that is kept must never look older than it is.
-        self.longs[at + _NEWEST >> 3] = current
         for counter in range(first, first + _SLOTS):
             if counter != kept:
                 self.words[counter] = 0
@@ -241,7 +235,7 @@ class _File:
     closed for good: a second descriptor of the file could not be closed without losing the lock.
     """
 
-    def __init__(self, path: str, entries: int) -> None:
+    def __init__(self, path: Path, entries: int) -> None:
         self.path = path
         self.entries = entries
         self.mutex = threading.Lock()
@@ -303,18 +297,17 @@ class _File:
         if size:
             self._keep_aside()
         # The path never stands empty, so whoever opens it meanwhile waits for our lock.
-        os.replace(_create(os.path.dirname(self.path), self.entries), self.path)
+        _create(self.path.parent, self.entries).replace(self.path)
 
     def _keep_aside(self) -> None:
         # A mistyped path could name a file that somebody needs.
-        aside = f"{self.path}.replaced"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(aside)
-        os.link(self.path, aside)
+        aside = self.path.with_name(f"{self.path.name}.replaced")
+        aside.unlink(missing_ok=True)
+        aside.hardlink_to(self.path)
         _log.warning("not a file of rate limits of this version, kept as %s", aside)
 
 
-_FILES: dict[str, _File] = {}
+_FILES: dict[Path, _File] = {}
 
 
 def _renew_mutexes() -> None:
@@ -336,9 +329,9 @@ def _layout(entries: int) -> bytes:
     return _MAGIC + b"".join(number.to_bytes(4, "little") for number in numbers)
 
 
-def _is_at(path: str, descriptor: int) -> bool:
+def _is_at(path: Path, descriptor: int) -> bool:
     try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
@@ -349,15 +342,15 @@ def _has_layout(descriptor: int, entries: int) -> bool:
     return whole and os.pread(descriptor, len(expected), 0) == expected
 
 
-def _create(directory: str, entries: int) -> str:
-    descriptor, path = tempfile.mkstemp(prefix=".limits-", dir=directory)
+def _create(folder: Path, entries: int) -> Path:
+    descriptor, path = tempfile.mkstemp(prefix=".limits-", dir=folder)
     try:
         head = _layout(entries).ljust(_HEADER_SIZE - _SALT_SIZE, b"\0")
         os.write(descriptor, head + os.urandom(_SALT_SIZE))
         os.ftruncate(descriptor, _size(entries))
     finally:
         os.close(descriptor)
-    return path
+    return Path(path)
 
 
 def _end(index: int, window: int) -> int:
@@ -365,12 +358,12 @@ def _end(index: int, window: int) -> int:
     return -((index + 1) * window * _SECOND // -SLICES)
 
 
-def _path(uri: str | None) -> str:
-    parts = urlsplit(uri or "")
-    path = unquote(parts.path)
-    if parts.netloc or not os.path.isabs(path) or path.endswith("/"):
+def _path(uri: str | None) -> Path:
+    # Taken as it stands, without escapes: any path that follows the scheme is a path.
+    path = (uri or "").removeprefix(_SCHEME)
+    if not path.startswith("/") or path.endswith("/"):
         raise ConfigurationError(f"expected mmap:///absolute/path/of/a/file, not {uri!r}")
-    return os.path.normpath(path)
+    return Path(path)
 
 
 class MmapStorage(Storage, MovingWindowSupport):
@@ -380,13 +373,13 @@ class MmapStorage(Storage, MovingWindowSupport):
     apart from it. Nothing is opened before the first call.
     """
 
-    STORAGE_SCHEME = ["mmap"]  # noqa: RUF012 - the base class does not make it a ClassVar
+    STORAGE_SCHEME = ["mmap"]  # noqa: RUF012 # the base class does not make it a ClassVar
 
     def __init__(
         self,
         uri: str | None = None,
-        wrap_exceptions: bool = False,
         *,
+        wrap_exceptions: bool = False,
         entries: int = ENTRIES,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -432,7 +425,7 @@ class MmapStorage(Storage, MovingWindowSupport):
         return (free if used else now) / _SECOND - expiry * bool(used), used
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Add to the fixed window of the key and returns its count."""
+        """Add to the fixed window of the key and return its count."""
         with self._file as table:
             now = self._clock()
             at = table.claim(table.name(key, _FIXED), now)
@@ -466,7 +459,7 @@ class MmapStorage(Storage, MovingWindowSupport):
             return False
 
     def reset(self) -> int | None:
-        """Forget every count, for all processes, and returns how many keys had one."""
+        """Forget every count, for all processes, and return how many keys had one."""
         with self._file as table:
             return table.forget_all()
 

@@ -26,6 +26,8 @@ LOOK_SECONDS = 0.2
 STOP_SECONDS = 40.0
 # A process that dies at once is started again later and later.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 0.2, 10.0, 30.0
+# One that never ran for long will not begin to: the start has failed.
+MOST_FIRST_STARTS = 5
 PR_SET_PDEATHSIG = 1
 
 # Native libraries would each start a thread per core in every worker, and all wait for one another.
@@ -49,6 +51,8 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     pause_seconds: float = FIRST_PAUSE_SECONDS
+    starts: int = 0
+    was_steady: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
@@ -57,6 +61,7 @@ class Child:
             self.command, env={**os.environ, **self.environment}, start_new_session=True
         )
         self.started = time.monotonic()
+        self.starts += 1
 
     def ended(self) -> bool:
         """Whether it runs no more."""
@@ -80,6 +85,10 @@ class Child:
         if alive_seconds < self.pause_seconds:
             return False
         steady = alive_seconds > STEADY_SECONDS
+        self.was_steady |= steady
+        if self.starts >= MOST_FIRST_STARTS and not self.was_steady:
+            detail = f"The {self.name} process ended {self.starts} times right after its start; its log says why."
+            raise Unavailable("process_does_not_start", detail)
         self.pause_seconds = FIRST_PAUSE_SECONDS if steady else min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         self.start()
         return True

@@ -11,21 +11,24 @@ import re
 import secrets
 import time
 import traceback
+from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, NoReturn
+from urllib.parse import unquote_to_bytes
 
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter
+from gunicorn.http.errors import ParseException
 from limits.strategies import RateLimiter
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import errors, metrics
 from webapp.artifacts import ArtifactStore
 from webapp.config import Settings
 from webapp.db import Database
-from webapp.errors import Malformed, Refusal, TooMany
+from webapp.errors import Malformed, Refusal, TooLarge, TooMany
 from webapp.follower import Follower
 from webapp.keys import KeyRecord, KeyRing
 from webapp.predictions.spool import Spool
@@ -45,8 +48,13 @@ STATUS: dict[type[Refusal], HTTPStatus] = {
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 MOST_PROBLEMS = 20
+# Far more than any instance needs, far less than Python's own readers and writers of JSON can take.
+MOST_LEVELS = 100
+# A sign and the digits of the largest number that a float can hold.
+MOST_INTEGER_CHARACTERS = 310
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _KEY_IN_QUERY = re.compile(rb"mp_(live|test)_|(^|&)(x-)?api[-_]?key=", re.IGNORECASE)
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*(\\u0000)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +102,10 @@ def _begin() -> None:
     g.facts = {}
     given = request.environ.get("HTTP_X_REQUEST_ID", "") if parts().settings.trusted_proxies else ""
     g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    if _KEY_IN_QUERY.search(request.query_string):
+    if _KEY_IN_QUERY.search(unquote_to_bytes(request.query_string)):
         raise Malformed("key_in_url", "A key never travels in a URL; send it in a header, and replace this one.")
+    if "\0" in request.path:
+        raise Malformed("nul_in_url", "The path holds the character NUL; no name here does.")
 
 
 def _end(response: Response) -> Response:
@@ -168,7 +178,8 @@ def _refusal(refusal: Refusal) -> Response:
 def _http_exception(error: HTTPException) -> Response:
     """Give the framework's own refusals (404, 405, 413, …) our shape, keeping headers such as Allow."""
     status = HTTPStatus(error.code or 500)
-    code = re.sub(r"[^a-z]+", "_", status.phrase.lower())
+    # Werkzeug's name: the phrase of a status differs between versions of Python.
+    code = re.sub(r"[^a-z]+", "_", error.name.lower())
     response = problem(status, code, error.description or status.phrase)
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:
@@ -201,14 +212,14 @@ def _presented_key() -> str:
     environ = request.environ
     presented = [environ["HTTP_X_API_KEY"]] if "HTTP_X_API_KEY" in environ else []
     scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-    if scheme.lower() == "bearer":
+    if (scheme := scheme.lower()) in {"bearer", "basic"}:
         presented.append(value.strip())
-    elif scheme.lower() == "basic":
-        presented.append(_password(value))
-    # Gunicorn joins a header that is repeated with a comma, which no key contains.
-    if len(presented) > 1 or any("," in key for key in presented):
+    # Gunicorn joins a header that is repeated with a comma, which neither a key nor base64 contains.
+    if len(presented) > 1 or any("," in each for each in presented):
         raise Malformed("several_credentials", "Send exactly one credential.")
-    return presented[0] if presented else ""
+    if not presented:
+        return ""
+    return _password(presented[0]) if scheme == "basic" else presented[0]
 
 
 def _password(value: str) -> str:
@@ -232,46 +243,121 @@ def spend(key: KeyRecord, amount: int = 1) -> None:
 
 
 def read_json() -> Any:  # noqa: ANN401 - any JSON value
-    """Read the body as JSON (RFC 8259, and I-JSON where that is silent); raise `Malformed` naming the place."""
-    content = request.get_data()
+    """Read the body as JSON (RFC 8259, and I-JSON where that is silent); raise `Malformed` naming the place.
+
+    What the body is called (Content-Type) does not matter: clients say anything.
+    """
+    text = _text(_body())
+    try:
+        document = json.loads(
+            text, object_pairs_hook=_unique, parse_float=_float, parse_int=_integer, parse_constant=_no_constant
+        )
+    except json.JSONDecodeError as error:
+        raise Malformed("json_malformed", f"The body is not JSON: {error.msg} at {_place(error)}.") from None
+    except RecursionError:
+        raise _too_deep() from None
+    # Counted first: most bodies have fewer brackets than they may have levels.
+    if text.count("[") + text.count("{") > MOST_LEVELS:
+        _refuse_depth(document)
+    if "\\u" in text:
+        _refuse_characters(text, document)
+    return document
+
+
+def _body() -> bytes:
+    if request.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
+        raise UnsupportedMediaType("The body is compressed; send it as it is, without Content-Encoding.")
+    most = parts().settings.max_body_bytes
+    # One more than may come: of a body in chunks, which states no length, no more than this is read.
+    request.max_content_length = most + 1
+    try:
+        content = request.get_data()
+    except RequestEntityTooLarge:
+        raise _too_large(most) from None
+    except ParseException:
+        # Gunicorn reads the chunks of a body when it is asked for them.
+        raise Malformed("body_malformed", "The body's chunks are not as HTTP wants them.") from None
+    if len(content) > most:
+        raise _too_large(most)
+    return content
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge("body_too_large", f"The body may have at most {most} bytes.")
+
+
+def _text(content: bytes) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Malformed("json_not_utf8", f"The body is not UTF-8 (byte {error.start}).") from None
-    try:
-        document = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-        if "\\u" in text:
-            _refuse_surrogates(document)
-    except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise Malformed("json_malformed", f"The body is not JSON: {error.msg} at {where}.") from None
-    except RecursionError:
-        raise Malformed("json_too_deep", "The body is nested too deeply.") from None
-    except UnicodeEncodeError:
-        raise Malformed("json_lone_surrogate", "A string holds half of a surrogate pair (\\ud800-\\udfff).") from None
-    except ValueError:
-        # Python reads no integers of more than 4,300 digits.
-        raise Malformed("json_number_too_long", "The body holds a number with thousands of digits.") from None
-    return document
+    if "\0" in text[:2]:
+        # UTF-16 and UTF-32 without a mark are UTF-8 too, full of NULs.
+        raise Malformed("json_not_utf8", f"The body is not UTF-8 (byte {content.index(0)}).")
+    return text
+
+
+def _place(error: json.JSONDecodeError) -> str:
+    return f"line {error.lineno}, column {error.colno}"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     document = dict(pairs)
     if len(document) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in document if names.count(name) > 1)
-        raise Malformed("json_duplicate_name", f"The name “{twice[:100]}” stands twice in one object.")
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        # Not checked yet: half of a surrogate pair could not be written into the answer.
+        shown = twice[:100].encode(errors="backslashreplace").decode()
+        raise Malformed("json_duplicate_name", f"The name “{shown}” stands twice in one object.")
     return document
+
+
+def _float(literal: str) -> float:
+    number = float(literal)
+    if math.isinf(number):
+        raise _out_of_range(literal)
+    return number
+
+
+def _integer(literal: str) -> int:
+    if len(literal) > MOST_INTEGER_CHARACTERS:
+        raise _out_of_range(literal)
+    return int(literal)
+
+
+def _out_of_range(literal: str) -> Malformed:
+    shown = literal if len(literal) <= 40 else f"{literal[:40]}…"  # noqa: PLR2004 - enough to find it
+    return Malformed("json_number_out_of_range", f"{shown} is beyond the range of numbers (about ±1.8e308).")
 
 
 def _no_constant(literal: str) -> NoReturn:
     raise Malformed("json_malformed", f"{literal} is not JSON; a missing value is null.")
 
 
-def _refuse_surrogates(document: object) -> None:
-    json.dumps(document, ensure_ascii=False).encode()
+def _too_deep() -> Malformed:
+    return Malformed("json_too_deep", f"The body is nested more than {MOST_LEVELS} levels deep.")
+
+
+def _refuse_depth(document: object) -> None:
+    levels, level = 0, [document]
+    while parents := [each for each in level if isinstance(each, dict | list)]:
+        levels += 1
+        if levels > MOST_LEVELS:
+            raise _too_deep()
+        level = [child for parent in parents for child in (parent.values() if isinstance(parent, dict) else parent)]
+
+
+def _refuse_characters(text: str, document: object) -> None:
+    if "\\u0000" in text and (nul := _NUL.search(text)):
+        place = _place(json.JSONDecodeError("", text, nul.start(1)))
+        raise Malformed("json_nul", f"A string holds the character NUL at {place}.")
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise Malformed("json_lone_surrogate", f"A string holds {half}, one half of a surrogate pair.") from None
 
 
 def has_body() -> bool:
     """Whether the request brought anything to read."""
-    return bool(request.get_data(cache=True))
+    return bool(_body())

@@ -91,13 +91,15 @@ class Asked:
 def asked(body: object, most: int) -> Asked:
     """Read one instance (a flat object) or many (`instances`, with `ids` where the caller has some)."""
     if not isinstance(body, dict):
-        raise Invalid("not_an_object", "The body is one instance, an object, or {“instances”: [...]}.")
+        message = 'The body is one instance, an object, or {"instances": [...]}.'
+        raise Invalid("not_an_object", message, problems=(Problem("", "not_an_object", message),))
     if not isinstance(body.get("instances"), list):
         return Asked([body], [""], [None], single=True)
     instances = body["instances"]
     if strangers := set(body) - {"instances", "ids"}:
         problems = tuple(
-            Problem(f"/{name}", "unknown_field", "Beside “instances” only “ids” may stand.") for name in strangers
+            Problem(f"/{_escaped(name)}", "unknown_field", "Beside “instances” only “ids” may stand.")
+            for name in sorted(strangers)
         )
         raise Invalid("unknown_field", "The body has fields that mean nothing here.", problems=problems)
     if not instances:
@@ -110,6 +112,10 @@ def asked(body: object, most: int) -> Asked:
         raise TooLarge("too_many_instances", detail)
     pointers = [f"/instances/{position}" for position in range(len(instances))]
     return Asked(instances, pointers, _ids(body, len(instances)), single=False)
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _ids(body: dict[str, Any], count: int) -> list[str | None]:

@@ -10,10 +10,13 @@ from flask import Response, g, jsonify
 from webapp import activation, registry, web
 from webapp.api import blueprint, requires
 from webapp.db import Session
-from webapp.errors import Invalid, Problem
+from webapp.errors import Invalid, NotFound, Problem
 from webapp.registry import Activation
 
 door = blueprint("registry")
+
+# More than this a database cannot compare with.
+MOST_NUMBER = 2**31 - 1
 
 
 @door.get("/models")
@@ -51,6 +54,7 @@ def versions(name: str) -> Response:
 def version(name: str, number: int) -> Response:
     """Show a version with its signature, card and inspection report."""
     g.key.require_model(name)
+    _check_number(name, number)
     with web.parts().database.reading() as session:
         found = registry.get_version(session, registry.get_model(session, name), number)
         more = {"signature": found.signature, "card": found.card, "report": found.report}
@@ -66,6 +70,7 @@ def activate(name: str) -> Response:
     number = body.get("version")
     if type(number) is not int:
         raise Invalid("version_missing", "“version” is a version's number.", problems=(_problem("/version"),))
+    _check_number(name, number)
     return _switch(lambda session, reason: registry.activate(session, _actor(), name, number, reason), body)
 
 
@@ -84,8 +89,14 @@ def _actor() -> str:
 
 def _object(body: object) -> dict[str, Any]:
     if not isinstance(body, dict):
-        raise Invalid("not_an_object", "The body is an object.")
+        message = "The body is an object."
+        raise Invalid("not_an_object", message, problems=(Problem("", "not_an_object", message),))
     return body
+
+
+def _check_number(name: str, number: int) -> None:
+    if abs(number) > MOST_NUMBER:
+        raise NotFound("unknown_version", f"“{name}” has no version {number}.")
 
 
 def _problem(pointer: str) -> Problem:

@@ -9,13 +9,14 @@ The parent passes open descriptors and a JSON job; the answer is one JSON docume
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import json
 import lzma
 import os
 import resource
 import sys
+import zlib
+from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
 GIB = 1024**3
@@ -51,7 +52,15 @@ def lock() -> None:
 
 # --- convert ----------------------------------------------------------------------------------------------
 
-MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x5d\x00\x00": "lzma", b"x": "zlib"}
+# A decompressor for each kind that joblib writes. Not joblib's own: its zlib reader never ends on a file that
+# has bytes behind the compressed data.
+DECOMPRESSORS: dict[bytes, tuple[str, Callable[[], Any]]] = {
+    b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(wbits=31)),
+    b"BZh": ("bz2", bz2.BZ2Decompressor),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMADecompressor),
+    b"\x5d\x00\x00": ("lzma", lzma.LZMADecompressor),
+    b"x": ("zlib", lambda: zlib.decompressobj(wbits=15)),
+}
 
 
 def unpacked(file: IO[bytes]) -> IO[bytes]:
@@ -62,30 +71,28 @@ def unpacked(file: IO[bytes]) -> IO[bytes]:
         raise Refused("model_format_too_old", "Written by a joblib from before 2016; dump it again with a present one.")
     if head[:1] == b"\x80":
         return file
-    kind = next((kind for magic, kind in MAGIC.items() if head.startswith(magic)), None)
-    if kind is None:
+    known = next((known for magic, known in DECOMPRESSORS.items() if head.startswith(magic)), None)
+    if known is None:
         raise Refused("model_format_unknown", "This is no .skops, .joblib or .pkl file (pickle protocol 2 or newer).")
+    kind, make = known
     try:
-        return _capped(_opened(kind, file))
-    except (OSError, EOFError, lzma.LZMAError):
+        return _decompressed(file, make())
+    except (OSError, EOFError, lzma.LZMAError, zlib.error):
         raise Refused("model_truncated", f"The {kind} compression of the file is cut off or damaged.") from None
 
 
-def _opened(kind: str, file: IO[bytes]) -> Any:  # noqa: ANN401 - five kinds of files, alike but for their types
-    from joblib.compressor import BinaryZlibFile  # noqa: PLC0415 - after the lock
-
-    if kind == "gzip":
-        return gzip.GzipFile(fileobj=file, mode="rb")
-    openers = {"bz2": bz2.BZ2File, "xz": lzma.LZMAFile, "lzma": lzma.LZMAFile, "zlib": BinaryZlibFile}
-    return openers[kind](file, mode="rb")
-
-
-def _capped(stream: IO[bytes]) -> IO[bytes]:
+def _decompressed(file: IO[bytes], decompressor: Any) -> IO[bytes]:  # noqa: ANN401 - three kinds, alike in use
     whole = io.BytesIO()
-    while chunk := stream.read(CHUNK_BYTES):
-        whole.write(chunk)
+    while not decompressor.eof:
+        waiting = getattr(decompressor, "unconsumed_tail", b"")
+        chunk = waiting or (file.read(CHUNK_BYTES) if getattr(decompressor, "needs_input", True) else b"")
+        if not chunk and getattr(decompressor, "needs_input", True):
+            raise EOFError
+        whole.write(decompressor.decompress(chunk, CHUNK_BYTES))
         if whole.tell() > UNPACKED_BYTES:
             raise Refused("model_unpacks_too_large", f"The file unpacks to more than {UNPACKED_BYTES // GIB} GiB.")
+    if decompressor.unused_data or file.read(1):
+        raise Refused("model_damaged", "There are bytes behind the end of the compressed model.")
     whole.seek(0)
     return whole
 
@@ -99,7 +106,7 @@ def unpickle(stream: IO[bytes]) -> Any:  # noqa: ANN401 - whatever the file hold
     class ExactNames(NumpyUnpickler):  # type: ignore[misc] # joblib has no types
         def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class or function
             full = f"{module}.{name}"
-            if full.endswith(".NDArrayWrapper"):
+            if name in {"NDArrayWrapper", "ZNDArrayWrapper"}:
                 raise Refused("model_format_too_old", "Written by a joblib from before 2016; dump it again.")
             if full not in names.PICKLE:
                 raise _unknown_names([full])
