@@ -6,6 +6,7 @@ import os
 
 import sqlalchemy as sa
 from alembic import context
+from sqlalchemy import event
 
 from webapp import app, config
 from webapp.db import Base, Moment
@@ -24,6 +25,10 @@ def render_item(kind: str, item: object, _context: object) -> str | bool:
 
 
 engine = sa.create_engine(url())
+if engine.dialect.name == "sqlite":
+    # The driver would begin no transaction for DDL, and half of an interrupted migration would stay.
+    event.listen(engine, "connect", lambda connection, _record: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
 with engine.connect() as connection:
     # SQLite cannot alter a table in place: batch mode copies it.
     context.configure(
@@ -31,6 +36,7 @@ with engine.connect() as connection:
         target_metadata=Base.metadata,
         render_as_batch=True,
         render_item=render_item,
+        transactional_ddl=True,
     )
     with context.begin_transaction():
         context.run_migrations()

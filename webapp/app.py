@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, jsonify
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 from prometheus_flask_exporter import PrometheusMetrics
@@ -64,10 +64,11 @@ def create_app(settings: Settings) -> Flask:
     app = Flask("webapp", static_folder=None)
     web.install(app, parts)
     app.add_url_rule("/", "root", root)
-    for door in (health.door, native.door, batch.door, registry_door.door):
+    doors = (health.door, native.door, batch.door, registry_door.door)
+    for door in doors:
         app.register_blueprint(door)
-    # Predictions count against their key's own limit, on the same storage; probes are never refused.
-    for door in (health.door, native.door):
+    # What needs a key counts against that key's own limit, on the same storage; probes are never refused.
+    for door in doors:
         parts.limiter.exempt(door)
     parts.limiter.init_app(app)
     PrometheusMetrics(
@@ -89,4 +90,4 @@ def root() -> AnyResponse:
 
 def _limited_by() -> str:
     # Never empty: the library takes an empty name for "no limit".
-    return f"key:{g.key.id}" if "key" in g else f"address:{get_remote_address() or request.remote_addr or 'unknown'}"
+    return get_remote_address() or "unknown"

@@ -6,7 +6,9 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,11 @@ def _log_share(text: str) -> float:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        message = f"names the home folder of a user that does not exist: {text}"
+        raise ValueError(message) from None
 
 
 def _optional(text: str) -> str | None:
@@ -211,16 +217,16 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 
 def _kept_secret(path: Path) -> str:
-    """Read the secret of this installation, made once; O_EXCL so that two first starts agree on one."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _secret(path.read_text(encoding="ascii"))
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secret := secrets.token_urlsafe(48))
-        file.flush()
-        os.fsync(file.fileno())
-    return secret
+    """Read the secret of this installation, made once. It appears whole: two first starts agree on one."""
+    if not path.exists():
+        # The file is 0600 from its beginning, and gets its name when all of it is on the disk.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="ascii") as file:
+            file.write(secrets.token_urlsafe(48))
+            file.flush()
+            os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+    return _secret(path.read_text(encoding="ascii"))
 
 
 def prepare(settings: Settings) -> Settings:

@@ -18,6 +18,11 @@ class Problem:
     message: str
 
 
+def member(pointer: str, name: str) -> str:
+    """Give the JSON pointer of an object's member (RFC 6901, section 3)."""
+    return f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}"
+
+
 class Refusal(Exception):  # noqa: N818 - it names a fact, not a fault of ours
     """The request cannot be done; the caller is told why and what to do."""
 

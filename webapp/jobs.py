@@ -15,7 +15,7 @@ from webapp.db import Base, Moment, now
 from webapp.errors import NotFound
 
 CHUNK_ROWS = 500
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=30)
 # A chunk that ends its worker each time must not do so for ever.
 MOST_ATTEMPTS = 5
 
@@ -46,6 +46,8 @@ class Chunk(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     first_row: Mapped[int]
     instances: Mapped[list[Any]] = mapped_column(sa.JSON, deferred=True)
+    # The caller's own ids, where some were given.
+    ids: Mapped[list[str | None]] = mapped_column(sa.JSON, deferred=True)
     results: Mapped[list[Any] | None] = mapped_column(sa.JSON(none_as_null=True), deferred=True)
     failed_rows: Mapped[int] = mapped_column(default=0)
     row_count: Mapped[int]
@@ -66,7 +68,16 @@ class Progress:
     eta_seconds: float | None
 
 
-def create(session: Session, *, key_id: str, test: bool, model: str, version: int, instances: Sequence[object]) -> Job:
+def create(  # noqa: PLR0913 - the terms of a job, each by name
+    session: Session,
+    *,
+    key_id: str,
+    test: bool,
+    model: str,
+    version: int,
+    instances: Sequence[object],
+    ids: Sequence[str | None],
+) -> Job:
     """Accept a batch. It is worked on as soon as the transaction is committed."""
     job = Job(
         id=secrets.token_hex(16),
@@ -80,8 +91,10 @@ def create(session: Session, *, key_id: str, test: bool, model: str, version: in
     session.add(job)
     session.flush()  # the chunks refer to it
     for number, first in enumerate(range(0, len(instances), CHUNK_ROWS)):
-        rows = list(instances[first : first + CHUNK_ROWS])
-        session.add(Chunk(job_id=job.id, number=number, first_row=first, instances=rows, row_count=len(rows)))
+        rows, named = list(instances[first : first + CHUNK_ROWS]), list(ids[first : first + CHUNK_ROWS])
+        session.add(
+            Chunk(job_id=job.id, number=number, first_row=first, instances=rows, ids=named, row_count=len(rows))
+        )
     return job
 
 
@@ -137,7 +150,7 @@ def claim(session: Session, owner: str) -> tuple[Job, Chunk] | None:
         .where(Chunk.done_at.is_(None), free, Job.cancelled_at.is_(None), Job.failed_at.is_(None))
         .order_by(Job.created_at, Job.id, Chunk.number)
         .limit(1)
-        .options(sa.orm.undefer(Chunk.instances))
+        .options(sa.orm.undefer(Chunk.instances), sa.orm.undefer(Chunk.ids))
         .with_for_update(skip_locked=True, of=Chunk)
     ).first()
     if found is None:

@@ -24,6 +24,7 @@ from webapp.errors import Conflict, Unavailable
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
 STOP_SECONDS = 40.0
+ADDRESS_SECONDS = 4.0
 # A process that dies at once is started again later and later.
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 0.2, 10.0, 30.0
 # One that never ran for long will not begin to: the start has failed.
@@ -116,7 +117,17 @@ def _lock(settings: Settings) -> int:
     return descriptor
 
 
-def _check_address(bind: str) -> None:
+def _await_address(bind: str) -> None:
+    """Wait a moment for the address: after a crash, the processes of the last run are still ending."""
+    until = time.monotonic() + ADDRESS_SECONDS
+    while (reason := _unusable(bind)) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+    if reason:
+        detail = f"MODELPORT_BIND: {bind} cannot be used ({reason}); free it or choose another."
+        raise Unavailable("address_unusable", detail)
+
+
+def _unusable(bind: str) -> str | None:
     host, _, port = bind.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -124,14 +135,14 @@ def _check_address(bind: str) -> None:
         try:
             probe.bind((host.strip("[]"), int(port)))
         except OSError as error:
-            detail = f"MODELPORT_BIND: {bind} cannot be used ({error.strerror}); free it or choose another."
-            raise Unavailable("address_unusable", detail) from None
+            return error.strerror
+    return None
 
 
 def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]) -> None:
     """Run until SIGTERM or SIGINT. `on_ready` is called once, when the server answers."""
     lock = _lock(settings)
-    _check_address(settings.bind)
+    _await_address(settings.bind)
     # Counters begin anew with the host's processes; within their life, files stay with their slots.
     shutil.rmtree(settings.run_dir / "metrics", ignore_errors=True)
     (settings.run_dir / "metrics").mkdir(mode=0o700)

@@ -1,4 +1,4 @@
-"""What the HTTP doors share: request ids, credentials, strict JSON, one error shape, headers, the access log."""
+"""What the HTTP doors share: request ids, credentials, one error shape, headers, the access log."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ import re
 import secrets
 import time
 import traceback
-from collections import Counter
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask, Response, current_app, g, request
 from flask_limiter import Limiter
-from gunicorn.http.errors import ParseException
+from limits import RateLimitItem, parse
 from limits.strategies import RateLimiter
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from webapp import errors, metrics
 from webapp.artifacts import ArtifactStore
 from webapp.config import Settings
 from webapp.db import Database
-from webapp.errors import Malformed, Refusal, TooLarge, TooMany
+from webapp.errors import Forbidden, Malformed, Refusal, TooMany
 from webapp.follower import Follower
 from webapp.keys import KeyRecord, KeyRing
 from webapp.predictions.spool import Spool
@@ -48,13 +46,10 @@ STATUS: dict[type[Refusal], HTTPStatus] = {
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 MOST_PROBLEMS = 20
-# Far more than any instance needs, far less than Python's own readers and writers of JSON can take.
-MOST_LEVELS = 100
-# A sign and the digits of the largest number that a float can hold.
-MOST_INTEGER_CHARACTERS = 310
+# Requests with a key that is none, from one address.
+FAILURES = parse("120/minute")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _KEY_IN_QUERY = re.compile(rb"mp_(live|test)_|(^|&)(x-)?api[-_]?key=", re.IGNORECASE)
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*(\\u0000)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +192,40 @@ def _unexpected(error: Exception) -> Response:
 # --- Credentials ------------------------------------------------------------------------------------------
 
 
+def guard() -> None:
+    """Let a request pass that brings a key with the scope its route asks for; default deny."""
+    scope = getattr(current_app.view_functions[request.endpoint or ""], "scope", None)
+    if scope is None:
+        raise Forbidden("no_scope", "This route is open to nobody.")
+    key = g.key = authenticate()
+    g.facts["key_id"] = key.id
+    key.require_scope(scope)
+    _spend(key)
+
+
 def authenticate() -> KeyRecord:
     """Give the record of the one key that came with the request."""
     key, made = _presented_key(), parts()
     try:
         return made.ring.find(key)
     except errors.Unauthenticated:
+        _count_failure()
         if not made.follower.catch_up():
             raise
         return made.ring.find(key)
+
+
+def _count_failure() -> None:
+    """Slow down who tries keys: by address, and without asking the database."""
+    identifiers = ("refused keys", request.remote_addr or "unknown")
+    if not parts().strategy.hit(FAILURES, *identifiers):
+        metrics.RATE_LIMITED.labels("address").inc()
+        wait = _wait_seconds(FAILURES, identifiers)
+        raise TooMany("rate_limited", f"Keys are refused {FAILURES} at most.", retry_after_seconds=wait)
+
+
+def _wait_seconds(item: RateLimitItem, identifiers: tuple[str, str]) -> int:
+    return max(1, math.ceil(parts().strategy.get_window_stats(item, *identifiers)[0] - time.time()))
 
 
 def _presented_key() -> str:
@@ -229,135 +249,11 @@ def _password(value: str) -> str:
         return ""
 
 
-def spend(key: KeyRecord, amount: int = 1) -> None:
+def _spend(key: KeyRecord) -> None:
     """Count a request against the key's limit; every answer then says what is left."""
     strategy, identifiers = parts().strategy, ("key", key.id)
     g.limit = (key.limit, identifiers)
-    if not strategy.hit(key.limit, *identifiers, cost=amount):
+    if not strategy.hit(key.limit, *identifiers):
         metrics.RATE_LIMITED.labels("key").inc()
-        wait = max(1, math.ceil(strategy.get_window_stats(key.limit, *identifiers)[0] - time.time()))
+        wait = _wait_seconds(key.limit, identifiers)
         raise TooMany("rate_limited", f"This key may make {key.limit}.", retry_after_seconds=wait)
-
-
-# --- Strict JSON ------------------------------------------------------------------------------------------
-
-
-def read_json() -> Any:  # noqa: ANN401 - any JSON value
-    """Read the body as JSON (RFC 8259, and I-JSON where that is silent); raise `Malformed` naming the place.
-
-    What the body is called (Content-Type) does not matter: clients say anything.
-    """
-    text = _text(_body())
-    try:
-        document = json.loads(
-            text, object_pairs_hook=_unique, parse_float=_float, parse_int=_integer, parse_constant=_no_constant
-        )
-    except json.JSONDecodeError as error:
-        raise Malformed("json_malformed", f"The body is not JSON: {error.msg} at {_place(error)}.") from None
-    except RecursionError:
-        raise _too_deep() from None
-    # Counted first: most bodies have fewer brackets than they may have levels.
-    if text.count("[") + text.count("{") > MOST_LEVELS:
-        _refuse_depth(document)
-    if "\\u" in text:
-        _refuse_characters(text, document)
-    return document
-
-
-def _body() -> bytes:
-    if request.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
-        raise UnsupportedMediaType("The body is compressed; send it as it is, without Content-Encoding.")
-    most = parts().settings.max_body_bytes
-    # One more than may come: of a body in chunks, which states no length, no more than this is read.
-    request.max_content_length = most + 1
-    try:
-        content = request.get_data()
-    except RequestEntityTooLarge:
-        raise _too_large(most) from None
-    except ParseException:
-        # Gunicorn reads the chunks of a body when it is asked for them.
-        raise Malformed("body_malformed", "The body's chunks are not as HTTP wants them.") from None
-    if len(content) > most:
-        raise _too_large(most)
-    return content
-
-
-def _too_large(most: int) -> TooLarge:
-    return TooLarge("body_too_large", f"The body may have at most {most} bytes.")
-
-
-def _text(content: bytes) -> str:
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Malformed("json_not_utf8", f"The body is not UTF-8 (byte {error.start}).") from None
-    if "\0" in text[:2]:
-        # UTF-16 and UTF-32 without a mark are UTF-8 too, full of NULs.
-        raise Malformed("json_not_utf8", f"The body is not UTF-8 (byte {content.index(0)}).")
-    return text
-
-
-def _place(error: json.JSONDecodeError) -> str:
-    return f"line {error.lineno}, column {error.colno}"
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
-        # Not checked yet: half of a surrogate pair could not be written into the answer.
-        shown = twice[:100].encode(errors="backslashreplace").decode()
-        raise Malformed("json_duplicate_name", f"The name “{shown}” stands twice in one object.")
-    return document
-
-
-def _float(literal: str) -> float:
-    number = float(literal)
-    if math.isinf(number):
-        raise _out_of_range(literal)
-    return number
-
-
-def _integer(literal: str) -> int:
-    if len(literal) > MOST_INTEGER_CHARACTERS:
-        raise _out_of_range(literal)
-    return int(literal)
-
-
-def _out_of_range(literal: str) -> Malformed:
-    shown = literal if len(literal) <= 40 else f"{literal[:40]}…"  # noqa: PLR2004 - enough to find it
-    return Malformed("json_number_out_of_range", f"{shown} is beyond the range of numbers (about ±1.8e308).")
-
-
-def _no_constant(literal: str) -> NoReturn:
-    raise Malformed("json_malformed", f"{literal} is not JSON; a missing value is null.")
-
-
-def _too_deep() -> Malformed:
-    return Malformed("json_too_deep", f"The body is nested more than {MOST_LEVELS} levels deep.")
-
-
-def _refuse_depth(document: object) -> None:
-    levels, level = 0, [document]
-    while parents := [each for each in level if isinstance(each, dict | list)]:
-        levels += 1
-        if levels > MOST_LEVELS:
-            raise _too_deep()
-        level = [child for parent in parents for child in (parent.values() if isinstance(parent, dict) else parent)]
-
-
-def _refuse_characters(text: str, document: object) -> None:
-    if "\\u0000" in text and (nul := _NUL.search(text)):
-        place = _place(json.JSONDecodeError("", text, nul.start(1)))
-        raise Malformed("json_nul", f"A string holds the character NUL at {place}.")
-    try:
-        json.dumps(document, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise Malformed("json_lone_surrogate", f"A string holds {half}, one half of a surrogate pair.") from None
-
-
-def has_body() -> bool:
-    """Whether the request brought anything to read."""
-    return bool(_body())

@@ -7,12 +7,13 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy.exc
 
 from webapp import jobs
-from webapp.errors import Invalid, Refusal
+from webapp.errors import Invalid, Problem, Refusal, Unavailable
 from webapp.jobs import Chunk, Job
 from webapp.predictions.spool import Origin, record
 from webapp.serving.runtime import Answer, LoadedVersion
@@ -41,8 +42,8 @@ class Worker:
         while not self._stop.is_set():
             try:
                 worked = self.work_once()
-            except sqlalchemy.exc.SQLAlchemyError as error:
-                LOG.warning("worker.database_unavailable", extra={"reason": type(error).__name__})
+            except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
+                LOG.warning("worker.unavailable", extra={"reason": type(error).__name__})
                 self._stop.wait(RETRY_SECONDS)
             else:
                 if not worked:
@@ -50,6 +51,9 @@ class Worker:
 
     def work_once(self) -> bool:
         """Work on one chunk; tells whether there was one."""
+        if self._parts.spool.full:
+            # What could not be logged would be computed in vain, and count as an attempt.
+            return False
         with self._parts.database.transaction() as session:
             claimed = jobs.claim(session, self._owner)
         if claimed is None:
@@ -61,10 +65,11 @@ class Worker:
             with self._parts.database.transaction() as session:
                 jobs.fail(jobs.get_job(session, job.id, job.key_id), refusal.detail)
             return True
-        results, answers = _computed(job, chunk, loaded)
-        self._log(job, loaded, answers)
+        outcomes = _outcomes(job, chunk, loaded)
+        self._log(job, chunk, loaded, outcomes)
+        results = [_result(outcome, given) for outcome, given in zip(outcomes, chunk.ids, strict=True)]
+        failed = sum(isinstance(outcome, Invalid) for outcome in outcomes)
         with self._parts.database.transaction() as session:
-            failed = len(results) - len(answers)
             stored = jobs.finish(session, chunk, self._owner, results, failed)
         LOG.info("worker.chunk", extra={"job": job.id, "chunk": chunk.number, "rows": len(results), "stored": stored})
         return True
@@ -77,33 +82,74 @@ class Worker:
                 raise
             return self._parts.runtime.served(job.model, job.version)
 
-    def _log(self, job: Job, loaded: LoadedVersion, answers: list[Answer]) -> None:
+    def _log(self, job: Job, chunk: Chunk, loaded: LoadedVersion, outcomes: Sequence[Answer | Invalid]) -> None:
         if self._parts.settings.prediction_log > 0:
             source = "test" if job.test else "batch"
             origin = Origin(time.time(), job.key_id, job.id, source, latency_seconds=0.0)
-            self._parts.spool.append([record(origin, loaded, answer, None) for answer in answers])
-
-
-def _computed(job: Job, chunk: Chunk, loaded: LoadedVersion) -> tuple[list[dict[str, Any]], list[Answer]]:
-    """Give a result for every row: an answer, or the problems of a row that cannot have one."""
-    numbers = range(chunk.first_row, chunk.first_row + chunk.row_count)
-    pointers = [f"/instances/{number}" for number in numbers]
-    try:
-        answers = loaded.predict(chunk.instances, pointers, job.id, chunk.first_row)
-        return [answer.document for answer in answers], answers
-    except Invalid:
-        # Some row is not acceptable: each for itself, so that the others get their answers.
-        results, answers = [], []
-        for number, pointer, instance in zip(numbers, pointers, chunk.instances, strict=True):
-            try:
-                answers += loaded.predict([instance], [pointer], job.id, number)
-                results.append(answers[-1].document)
-            except Invalid as invalid:
-                problems = [
-                    {"pointer": each.pointer, "code": each.code, "message": each.message} for each in invalid.problems
+            self._parts.spool.append(
+                [
+                    record(origin, loaded, outcome, given)
+                    for outcome, given in zip(outcomes, chunk.ids, strict=True)
+                    if isinstance(outcome, Answer)
                 ]
-                results.append({"error": {"code": invalid.code, "detail": invalid.detail, "errors": problems}})
-        return results, answers
+            )
+
+
+def _outcomes(job: Job, chunk: Chunk, loaded: LoadedVersion) -> list[Answer | Invalid]:
+    """Give an outcome for every row: an answer, or why it cannot have one.
+
+    Rows that are not acceptable are found by one attempt at all of them; the others are then answered together.
+    """
+    outcomes: dict[int, Answer | Invalid] = {}
+    waiting = list(range(chunk.row_count))
+    while waiting:
+        try:
+            answers = _predicted(job, chunk, loaded, waiting)
+        except Invalid as invalid:
+            refused = _refused_rows(chunk, invalid) or _refused_alone(job, chunk, loaded, waiting)
+            outcomes |= refused or dict.fromkeys(waiting, invalid)
+            waiting = [row for row in waiting if row not in outcomes]
+        else:
+            outcomes |= dict(zip(waiting, answers, strict=True))
+            waiting = []
+    return [outcomes[row] for row in range(chunk.row_count)]
+
+
+def _predicted(job: Job, chunk: Chunk, loaded: LoadedVersion, rows: Sequence[int]) -> list[Answer]:
+    numbers = [chunk.first_row + row for row in rows]
+    return loaded.predict(
+        [chunk.instances[row] for row in rows],
+        [f"/instances/{number}" for number in numbers],
+        [f"{job.id}-{number}" for number in numbers],
+    )
+
+
+def _refused_rows(chunk: Chunk, invalid: Invalid) -> dict[int, Invalid]:
+    """Sort the problems of many rows by row."""
+    by_row: dict[int, list[Problem]] = {}
+    for problem in invalid.problems:
+        number = int(problem.pointer.split("/")[2])
+        by_row.setdefault(number - chunk.first_row, []).append(problem)
+    return {row: Invalid(invalid.code, invalid.detail, problems=tuple(found)) for row, found in by_row.items()}
+
+
+def _refused_alone(job: Job, chunk: Chunk, loaded: LoadedVersion, rows: Sequence[int]) -> dict[int, Invalid]:
+    """Find by single attempts the rows of a refusal that names none."""
+    refused = {}
+    for row in rows:
+        try:
+            _predicted(job, chunk, loaded, [row])
+        except Invalid as invalid:
+            refused[row] = invalid
+    return refused
+
+
+def _result(outcome: Answer | Invalid, given: str | None) -> dict[str, Any]:
+    named: dict[str, Any] = {} if given is None else {"id": given}
+    if isinstance(outcome, Answer):
+        return named | outcome.document
+    problems = [{"pointer": each.pointer, "code": each.code, "message": each.message} for each in outcome.problems]
+    return named | {"error": {"code": outcome.code, "detail": outcome.detail, "errors": problems}}
 
 
 def run(worker: Worker) -> None:

@@ -128,6 +128,7 @@ def upgrade() -> None:
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("first_row", sa.Integer(), nullable=False),
         sa.Column("instances", sa.JSON(), nullable=False),
+        sa.Column("ids", sa.JSON(), nullable=False),
         sa.Column("results", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("failed_rows", sa.Integer(), nullable=False),
         sa.Column("row_count", sa.Integer(), nullable=False),

@@ -67,7 +67,11 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "webapp.cli", "serve"], env=self.environment, stdout=log, stderr=log
             )
-        eventually(self._answers, within_seconds=START_SECONDS)
+        try:
+            eventually(self._answers, within_seconds=START_SECONDS)
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def _answers(self) -> bool:
@@ -99,6 +103,10 @@ class Server:
         """Fetch with a key."""
         headers = {"X-API-Key": key} if key else {}
         return requests.get(self.url + path, headers=headers, timeout=60)
+
+    def delete(self, path: str, key: str) -> requests.Response:
+        """Delete with a key."""
+        return requests.delete(self.url + path, headers={"X-API-Key": key}, timeout=60)
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the database as anyone with the file can."""

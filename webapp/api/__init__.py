@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flask import Blueprint, current_app, g, request
+from flask import Blueprint
 
 from webapp import web
-from webapp.errors import Forbidden
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -16,7 +15,7 @@ View = TypeVar("View", bound=Callable[..., Any])
 def blueprint(name: str) -> Blueprint:
     """Make a blueprint whose routes are closed unless they say which scope opens them."""
     made = Blueprint(name, __name__)
-    made.before_request(_guard)
+    made.before_request(web.guard)
     return made
 
 
@@ -28,14 +27,3 @@ def requires(scope: str) -> Callable[[View], View]:
         return view
 
     return mark
-
-
-def _guard() -> None:
-    scope = getattr(current_app.view_functions[request.endpoint or ""], "scope", None)
-    if scope is None:
-        raise Forbidden("no_scope", "This route is open to nobody.")
-    key = web.authenticate()
-    g.key = key
-    g.facts["key_id"] = key.id
-    key.require_scope(scope)
-    web.spend(key)

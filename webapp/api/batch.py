@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Response, g, jsonify, url_for
 
-from webapp import jobs, web
+from webapp import body, jobs, web
 from webapp.api import blueprint, native, requires
 
 door = blueprint("batch")
@@ -28,7 +28,7 @@ def submit_to(model: str) -> tuple[Response, int]:
 
 def _submit(model: str) -> tuple[Response, int]:
     loaded, made = native.loaded_version(model, None), web.parts()
-    wanted = native.asked(web.read_json(), made.settings.max_instances)
+    wanted = native.asked(body.read_json(), made.settings.max_instances)
     with made.database.transaction() as session:
         job = jobs.create(
             session,
@@ -37,6 +37,7 @@ def _submit(model: str) -> tuple[Response, int]:
             model=model,
             version=loaded.version.number,
             instances=wanted.instances,
+            ids=wanted.ids,
         )
     g.facts |= {"model": model, "rows": job.total, "job": job.id}
     status_url = url_for("batch.status", job_id=job.id)

@@ -9,9 +9,9 @@ from typing import Any
 
 from flask import Response, g, jsonify
 
-from webapp import web
+from webapp import body, web
 from webapp.api import blueprint, requires
-from webapp.errors import Conflict, Invalid, NotFound, Problem, TooLarge
+from webapp.errors import Conflict, Invalid, NotFound, Problem, TooLarge, member
 from webapp.keys import KeyRecord
 from webapp.metrics import PREDICTION_LATENCY, PREDICTIONS
 from webapp.predictions import log
@@ -88,17 +88,17 @@ class Asked:
     single: bool
 
 
-def asked(body: object, most: int) -> Asked:
+def asked(document: object, most: int) -> Asked:
     """Read one instance (a flat object) or many (`instances`, with `ids` where the caller has some)."""
-    if not isinstance(body, dict):
+    if not isinstance(document, dict):
         message = 'The body is one instance, an object, or {"instances": [...]}.'
         raise Invalid("not_an_object", message, problems=(Problem("", "not_an_object", message),))
-    if not isinstance(body.get("instances"), list):
-        return Asked([body], [""], [None], single=True)
-    instances = body["instances"]
-    if strangers := set(body) - {"instances", "ids"}:
+    if not isinstance(document.get("instances"), list):
+        return Asked([document], [""], [None], single=True)
+    instances = document["instances"]
+    if strangers := set(document) - {"instances", "ids"}:
         problems = tuple(
-            Problem(f"/{_escaped(name)}", "unknown_field", "Beside “instances” only “ids” may stand.")
+            Problem(member("", name), "unknown_field", "Beside “instances” only “ids” may stand.")
             for name in sorted(strangers)
         )
         raise Invalid("unknown_field", "The body has fields that mean nothing here.", problems=problems)
@@ -106,20 +106,13 @@ def asked(body: object, most: int) -> Asked:
         problem = Problem("/instances", "empty", "At least one instance is needed.")
         raise Invalid("no_instances", problem.message, problems=(problem,))
     if len(instances) > most:
-        detail = (
-            f"{len(instances)} instances; at most {most} fit one request. POST /predict/batch takes more at a time."
-        )
-        raise TooLarge("too_many_instances", detail)
+        raise TooLarge("too_many_instances", f"{len(instances)} instances; at most {most} fit one request.")
     pointers = [f"/instances/{position}" for position in range(len(instances))]
-    return Asked(instances, pointers, _ids(body, len(instances)), single=False)
+    return Asked(instances, pointers, _ids(document, len(instances)), single=False)
 
 
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
-def _ids(body: dict[str, Any], count: int) -> list[str | None]:
-    given = body.get("ids")
+def _ids(document: dict[str, Any], count: int) -> list[str | None]:
+    given = document.get("ids")
     if given is None:
         return [None] * count
     usable = isinstance(given, list) and len(given) == count
@@ -133,10 +126,12 @@ def _predict(model: str, number: int | None) -> Response:
     loaded = loaded_version(model, number)
     version = loaded.version
     g.facts |= {"model": version.model, "version": version.number}
-    wanted = asked(web.read_json(), web.parts().settings.max_instances)
+    wanted = asked(body.read_json(), web.parts().settings.max_instances)
     count = g.facts["rows"] = len(wanted.instances)
+    # Made of the request's id: a request that a proxy sends again is one prediction, not two.
+    prediction_ids = [f"{g.request_id}-{row}" for row in range(count)]
     try:
-        answers = loaded.predict(wanted.instances, wanted.pointers, g.request_id)
+        answers = loaded.predict(wanted.instances, wanted.pointers, prediction_ids)
     except Exception as error:
         outcome = "invalid" if isinstance(error, Invalid) else "error"
         PREDICTIONS.labels(version.model, version.shown, outcome).inc(count)

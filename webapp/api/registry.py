@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Response, g, jsonify
 
-from webapp import activation, registry, web
+from webapp import activation, body, registry, web
 from webapp.api import blueprint, requires
 from webapp.db import Session
 from webapp.errors import Invalid, NotFound, Problem
@@ -66,12 +66,12 @@ def version(name: str, number: int) -> Response:
 def activate(name: str) -> Response:
     """Make a version the active one; answers when the web workers serve it."""
     g.key.require_model(name)
-    body = _object(web.read_json())
-    number = body.get("version")
+    asked = _object(body.read_json())
+    number = asked.get("version")
     if type(number) is not int:
         raise Invalid("version_missing", "“version” is a version's number.", problems=(_problem("/version"),))
     _check_number(name, number)
-    return _switch(lambda session, reason: registry.activate(session, _actor(), name, number, reason), body)
+    return _switch(lambda session, reason: registry.activate(session, _actor(), name, number, reason), asked)
 
 
 @door.post("/models/<name>/rollback")
@@ -79,19 +79,19 @@ def activate(name: str) -> Response:
 def rollback(name: str) -> Response:
     """Return to the version that was active before; answers when the web workers serve it."""
     g.key.require_model(name)
-    body = _object(web.read_json() if web.has_body() else {})
-    return _switch(lambda session, reason: registry.rollback(session, _actor(), name, reason), body)
+    asked = _object(body.read_json() if body.present() else {})
+    return _switch(lambda session, reason: registry.rollback(session, _actor(), name, reason), asked)
 
 
 def _actor() -> str:
     return f"key:{g.key.id}"
 
 
-def _object(body: object) -> dict[str, Any]:
-    if not isinstance(body, dict):
+def _object(document: object) -> dict[str, Any]:
+    if not isinstance(document, dict):
         message = "The body is an object."
         raise Invalid("not_an_object", message, problems=(Problem("", "not_an_object", message),))
-    return body
+    return document
 
 
 def _check_number(name: str, number: int) -> None:
@@ -103,8 +103,8 @@ def _problem(pointer: str) -> Problem:
     return Problem(pointer, "not_an_integer", "Must be a whole number.")
 
 
-def _switch(change: Callable[[Session, str], Activation], body: dict[str, Any]) -> Response:
-    reason = body.get("reason", "")
+def _switch(change: Callable[[Session, str], Activation], asked: dict[str, Any]) -> Response:
+    reason = asked.get("reason", "")
     if not isinstance(reason, str):
         problem = Problem("/reason", "not_a_string", "Must be a string.")
         raise Invalid("reason_unusable", "“reason” is a string.", problems=(problem,))

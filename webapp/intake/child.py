@@ -19,6 +19,8 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
 
+from webapp.errors import Invalid, Refusal
+
 GIB = 1024**3
 MEMORY_BYTES = 6 * GIB
 CPU_SECONDS = 300
@@ -28,13 +30,9 @@ UNPACKED_BYTES = 2 * GIB
 CHUNK_BYTES = 1024 * 1024
 
 
-class Refused(Exception):  # noqa: N818 - it names the fact
-    """The file is not acceptable: a public code, a sentence, and what was found."""
-
-    def __init__(self, code: str, detail: str, findings: list[dict[str, str]] | None = None) -> None:
-        """`findings` has one entry per name that may not stand in a model file."""
-        super().__init__(code)
-        self.code, self.detail, self.findings = code, detail, findings or []
+def refused(code: str, detail: str, *findings: dict[str, str]) -> Invalid:
+    """Make the refusal of a file; one finding for each name that may not stand in a model file."""
+    return Invalid(code, detail, more={"findings": list(findings)})
 
 
 def lock() -> None:
@@ -68,17 +66,17 @@ def unpacked(file: IO[bytes]) -> IO[bytes]:
     head = file.read(6)
     file.seek(0)
     if head.startswith(b"ZF"):
-        raise Refused("model_format_too_old", "Written by a joblib from before 2016; dump it again with a present one.")
+        raise refused("model_format_too_old", "Written by a joblib from before 2016; dump it again with a present one.")
     if head[:1] == b"\x80":
         return file
     known = next((known for magic, known in DECOMPRESSORS.items() if head.startswith(magic)), None)
     if known is None:
-        raise Refused("model_format_unknown", "This is no .skops, .joblib or .pkl file (pickle protocol 2 or newer).")
+        raise refused("model_format_unknown", "This is no .skops, .joblib or .pkl file (pickle protocol 2 or newer).")
     kind, make = known
     try:
         return _decompressed(file, make())
     except (OSError, EOFError, lzma.LZMAError, zlib.error):
-        raise Refused("model_truncated", f"The {kind} compression of the file is cut off or damaged.") from None
+        raise refused("model_truncated", f"The {kind} compression of the file is cut off or damaged.") from None
 
 
 def _decompressed(file: IO[bytes], decompressor: Any) -> IO[bytes]:  # noqa: ANN401 - three kinds, alike in use
@@ -90,9 +88,9 @@ def _decompressed(file: IO[bytes], decompressor: Any) -> IO[bytes]:  # noqa: ANN
             raise EOFError
         whole.write(decompressor.decompress(chunk, CHUNK_BYTES))
         if whole.tell() > UNPACKED_BYTES:
-            raise Refused("model_unpacks_too_large", f"The file unpacks to more than {UNPACKED_BYTES // GIB} GiB.")
+            raise refused("model_unpacks_too_large", f"The file unpacks to more than {UNPACKED_BYTES // GIB} GiB.")
     if decompressor.unused_data or file.read(1):
-        raise Refused("model_damaged", "There are bytes behind the end of the compressed model.")
+        raise refused("model_damaged", "There are bytes behind the end of the compressed model.")
     whole.seek(0)
     return whole
 
@@ -107,30 +105,30 @@ def unpickle(stream: IO[bytes]) -> Any:  # noqa: ANN401 - whatever the file hold
         def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class or function
             full = f"{module}.{name}"
             if name in {"NDArrayWrapper", "ZNDArrayWrapper"}:
-                raise Refused("model_format_too_old", "Written by a joblib from before 2016; dump it again.")
+                raise refused("model_format_too_old", "Written by a joblib from before 2016; dump it again.")
             if full not in names.PICKLE:
                 raise _unknown_names([full])
             return super().find_class(module, name)
 
         def persistent_load(self, _pid: object) -> NoReturn:
-            raise Refused("model_unknown_names", "The file refers to objects outside itself.")
+            raise refused("model_unknown_names", "The file refers to objects outside itself.")
 
     try:
         return ExactNames("", stream, ensure_native_byte_order=True).load()
-    except Refused:
+    except Invalid:
         raise
     except (EOFError, IndexError):
-        raise Refused("model_truncated", "The file ends before the model does.") from None
+        raise refused("model_truncated", "The file ends before the model does.") from None
     except Exception as error:
         detail = f"The file cannot be read as a model ({type(error).__name__})."
-        raise Refused("model_truncated" if "truncated" in str(error) else "model_damaged", detail) from error
+        raise refused("model_truncated" if "truncated" in str(error) else "model_damaged", detail) from error
 
 
-def _unknown_names(unknown: list[str]) -> Refused:
+def _unknown_names(unknown: list[str]) -> Invalid:
     findings = [{"name": name, "meaning": _meaning(name)} for name in unknown]
     listed = ", ".join(unknown[:5])
     code = "model_custom_code" if all(name.startswith("__main__.") for name in unknown) else "model_unknown_names"
-    return Refused(code, f"The file names what a model file may not: {listed}. Nothing in it was run.", findings)
+    return refused(code, f"The file names what a model file may not: {listed}. Nothing in it was run.", *findings)
 
 
 def _meaning(name: str) -> str:
@@ -159,7 +157,7 @@ def convert(job: dict[str, Any]) -> dict[str, Any]:
         content = skops.io.dumps(estimator)
     except Exception as error:
         detail = f"The estimator cannot be written in the canonical form ({type(error).__name__})."
-        raise Refused("model_estimator_unsupported", detail) from error
+        raise refused("model_estimator_unsupported", detail) from error
     _write(job["out"], content)
     return {}
 
@@ -189,7 +187,7 @@ def load_skops(content: bytes) -> Any:  # noqa: ANN401 - an estimator, if all is
         estimator = None if unknown else artifacts.load(content)
     except Exception as error:
         detail = f"The file cannot be read as a .skops model ({type(error).__name__})."
-        raise Refused("model_damaged", detail) from error
+        raise refused("model_damaged", detail) from error
     if unknown:
         raise _unknown_names(unknown)
     return estimator
@@ -225,8 +223,8 @@ def main() -> None:
     stdout, sys.stdout = sys.stdout, sys.stderr
     try:
         answer = {"done": {"convert": convert, "prove": prove}[act](job)}
-    except Refused as refused:
-        answer = {"refused": {"code": refused.code, "detail": refused.detail, "findings": refused.findings}}
+    except Refusal as refusal:
+        answer = {"refused": {"code": refusal.code, "detail": refusal.detail, "findings": [], **refusal.more}}
     except MemoryError:
         answer = {
             "refused": {"code": "model_trial_memory", "detail": "The model needs too much memory.", "findings": []}

@@ -13,10 +13,10 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from webapp.errors import Refusal
-from webapp.intake.child import Refused
+from webapp.errors import Invalid
 from webapp.serving.predictor import Predictor, assemble
-from webapp.signature.learn import learn
+from webapp.signature import Feature, Row
+from webapp.signature.learn import Learned, learn
 
 # What only concerns fitting or speed: served models run on one thread, say nothing and keep no cache.
 NORMALISED = {"n_jobs": None, "verbose": 0, "memory": None}
@@ -28,11 +28,11 @@ def read_reference(file: IO[bytes], target: str | None) -> pd.DataFrame:
     try:
         frame = pd.read_csv(file)
     except (ValueError, pd.errors.ParserError) as error:
-        raise Refused("reference_unreadable", f"The reference is no CSV with a header: {error}") from None
+        raise Invalid("reference_unreadable", f"The reference is no CSV with a header: {error}") from None
     if target is None:
         return frame
     if target not in frame.columns:
-        raise Refused("reference_columns_missing", f"The reference has no target column “{target}”.")
+        raise Invalid("reference_columns_missing", f"The reference has no target column “{target}”.")
     return frame.drop(columns=target)
 
 
@@ -70,50 +70,48 @@ def run(estimator: Any, reference: pd.DataFrame | None, declared: Sequence[Mappi
     _check_can_predict(estimator)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            learned = learn(estimator, assemble, reference=reference, declared=declared)
-            predictor = Predictor(estimator, learned.signature)
-            rows = learned.rows[:TRIAL_ROWS]
-            if not all(feature.nullable for feature in learned.signature.features):
-                rows = [row for row in rows if _fits(learned.signature.features, row)] or rows[:1]
-            pointers = [f"/rows/{position}" for position in range(len(rows))]
-            started = time.perf_counter()
-            first = predictor.predict(rows, pointers)
-            bulk_seconds = time.perf_counter() - started
-            again = predictor.predict(rows, pointers)
-            started = time.perf_counter()
-            predictor.predict(rows[:1], pointers[:1])
-            single_seconds = time.perf_counter() - started
-        except Refusal as refusal:
-            raise Refused(refusal.code, refusal.detail) from refusal
+        learned = learn(estimator, assemble, reference=reference, declared=declared)
+        return {
+            "signature": learned.signature.as_dict(),
+            "notes": learned.notes,
+            "trial": _predicted_twice(Predictor(estimator, learned.signature), learned),
+        }
+
+
+def _predicted_twice(predictor: Predictor, learned: Learned) -> dict[str, Any]:
+    features = learned.signature.features
+    rows = [row for row in learned.rows[:TRIAL_ROWS] if _fits(features, row)] or learned.rows[:1]
+    pointers = [f"/rows/{position}" for position in range(len(rows))]
+    started = time.perf_counter()
+    first = predictor.predict(rows, pointers)
+    bulk_seconds = time.perf_counter() - started
+    again = predictor.predict(rows, pointers)
+    started = time.perf_counter()
+    predictor.predict(rows[:1], pointers[:1])
     return {
-        "signature": learned.signature.as_dict(),
-        "notes": learned.notes,
-        "trial": {
-            "rows": len(rows),
-            "deterministic": first == again,
-            "bulk_seconds": round(bulk_seconds, 6),
-            "single_seconds": round(single_seconds, 6),
-        },
+        "rows": len(rows),
+        "deterministic": first == again,
+        "bulk_seconds": round(bulk_seconds, 6),
+        "single_seconds": round(time.perf_counter() - started, 6),
     }
 
 
-def _fits(features: Sequence[Any], row: Sequence[Any]) -> bool:
+def _fits(features: Sequence[Feature], row: Row) -> bool:
     return all(feature.nullable or value is not None for feature, value in zip(features, row, strict=True))
 
 
 def _check_can_predict(estimator: object) -> None:
     if not isinstance(estimator, BaseEstimator):
         kind = type(estimator).__name__
-        raise Refused("model_no_predict", f"The file holds a {kind}, not a fitted scikit-learn estimator.")
+        raise Invalid("model_no_predict", f"The file holds a {kind}, not a fitted scikit-learn estimator.")
     if not hasattr(estimator, "predict"):
         kind = type(estimator).__name__
-        raise Refused(
+        raise Invalid(
             "model_no_predict", f"{kind} has no predict; upload the estimator, or a Pipeline that ends with one."
         )
     try:
         check_is_fitted(estimator)
     except NotFittedError:
-        raise Refused(
+        raise Invalid(
             "model_not_fitted", "The estimator was saved before it was fitted; call fit, then save."
         ) from None

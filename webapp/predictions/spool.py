@@ -9,11 +9,13 @@ from __future__ import annotations
 import fcntl
 import itertools
 import json
+import logging
 import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from webapp.errors import Unavailable
 from webapp.serving.runtime import Answer, LoadedVersion
 
+LOG = logging.getLogger(__name__)
 SEGMENT_BYTES = 4 * 1024 * 1024
 SYNC_SECONDS = 0.1
 MEASURE_EVERY = 10  # synchronisations
@@ -131,14 +134,14 @@ class Spool:
             raise Unavailable("spool_full", "The prediction log has no room; predictions are refused until it has.")
         lines = b"".join(map(encode, records))
         with self._lock:
-            if self._descriptor is None:
-                self._open_segment()
             if not self._write(lines):
                 self._lost(len(records))
 
     def _write(self, lines: bytes) -> bool:
-        assert self._descriptor is not None
         try:
+            if self._descriptor is None:
+                self._open_segment()
+            assert self._descriptor is not None
             complete = os.write(self._descriptor, lines) == len(lines)
         except OSError:
             complete = False
@@ -165,7 +168,8 @@ class Spool:
 
     def _close_segment(self) -> None:
         if self._descriptor is not None:
-            os.fdatasync(self._descriptor)
+            with suppress(OSError):
+                os.fdatasync(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -174,22 +178,38 @@ class Spool:
         for count in itertools.count(1):
             if self._stop.wait(SYNC_SECONDS):
                 return
-            with self._lock:
-                descriptor = os.dup(self._descriptor) if self._dirty and self._descriptor is not None else None
-                self._dirty = False
-            if descriptor is not None:
+            try:
+                self._sync()
+                if count % MEASURE_EVERY == 0:
+                    self._measure()
+            except OSError as error:
+                # A disk that fails now may work again, and only this thread finds out.
+                LOG.warning("spool.disk", extra={"reason": error.strerror})
+
+    def _sync(self) -> None:
+        with self._lock:
+            descriptor = os.dup(self._descriptor) if self._dirty and self._descriptor is not None else None
+            self._dirty = False
+        if descriptor is not None:
+            try:
                 os.fdatasync(descriptor)
+            finally:
                 os.close(descriptor)
-            if count % MEASURE_EVERY == 0:
-                self._measure()
 
     def _measure(self) -> None:
-        sizes = [(path, size) for path in segments(self._folder) if (size := _size(path))]
-        self._full = sum(size for _, size in sizes) >= self._max_bytes
-        if self._full and not self._refuse_when_full and len(sizes) > 1:
-            oldest, _ = sizes[0]
-            lost = sum(1 for _ in lines_from(oldest, 0))
-            oldest.unlink(missing_ok=True)
+        found = segments(self._folder)
+        self._full = sum(map(_size, found)) >= self._max_bytes
+        if self._full and not self._refuse_when_full:
+            # Not one that is still written: what its process appends from now on would be lost, and not counted.
+            oldest = next(filter(is_complete, found), None)
+            if oldest is not None:
+                self._drop(oldest)
+
+    def _drop(self, segment: Path) -> None:
+        lost = sum(1 for _ in lines_from(segment, 0))
+        # The process that removes it counts what is lost; the log writer may have been faster, too.
+        with suppress(FileNotFoundError):
+            segment.unlink()
             self._on_drop(lost)
 
 

@@ -115,9 +115,15 @@ def _many_outputs(signature: Signature, predicted: Any, tables: Any) -> list[Out
     ]
     every = [dict(zip(names, row, strict=True)) for row in zip(*named, strict=True)]
     return [
-        Outcome(label, {name: each[name][str(label[name])] for name in names}, each)
+        Outcome(label, {name: _share(label[name], each[name]) for name in names}, each)
         for label, each in zip(labels, every, strict=True)
     ]
+
+
+def _share(label: Any, probabilities: dict[str, float]) -> float:  # noqa: ANN401 - a label of any type
+    name = str(label)
+    # Of several outputs some estimators make one table of floats: the label is 1.0, its class is called 1.
+    return probabilities[name] if name in probabilities else probabilities[str(int(label))]
 
 
 def _named_probabilities(classes: Sequence[Value], table: Any) -> list[dict[str, float]]:  # noqa: ANN401 - array

@@ -22,11 +22,7 @@ MOST_EXTRA_VERSIONS = 8
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one instance became: the row the estimator saw, and the public form of what it said.
-
-    The prediction's id is made of the request's id and the row's number, so that a request which a proxy sends
-    again is one prediction, not two.
-    """
+    """What one instance became: the row the estimator saw, and the public form of what it said."""
 
     row: Row
     document: dict[str, Any]
@@ -42,19 +38,17 @@ class LoadedVersion:
     predictor: Predictor
     load_seconds: float
 
-    def predict(
-        self, instances: Sequence[object], pointers: Sequence[str], request_id: str, first: int = 0
-    ) -> list[Answer]:
+    def predict(self, instances: Sequence[object], pointers: Sequence[str], ids: Sequence[str]) -> list[Answer]:
         """Check instances, predict them in one call, and give one answer for each.
 
-        `pointers` are their places in the request's body, `first` the row number of the first one.
+        `pointers` are their places in the request's body, `ids` the ids of the predictions.
         Raises `Invalid` with every problem of every instance.
         """
         rows = self.checker.rows(instances, pointers)
         outcomes = self.predictor.predict(rows, pointers)
         return [
-            Answer(row, self._document(f"{request_id}-{number}", row, outcome))
-            for number, (row, outcome) in enumerate(zip(rows, outcomes, strict=True), first)
+            Answer(row, self._document(prediction_id, row, outcome))
+            for prediction_id, row, outcome in zip(ids, rows, outcomes, strict=True)
         ]
 
     def _document(self, prediction_id: str, row: Row, outcome: Outcome) -> dict[str, Any]:

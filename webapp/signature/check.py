@@ -9,7 +9,7 @@ from typing import Any, Self
 import marshmallow
 from marshmallow import fields, validate
 
-from webapp.errors import Invalid, Problem
+from webapp.errors import Invalid, Problem, member
 from webapp.signature import Feature, Row, Signature, Value
 
 
@@ -153,15 +153,12 @@ def schema(signature: Signature) -> marshmallow.Schema:
     return _InstanceSchema.from_dict(made)()
 
 
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
 def _problems(prefix: str, messages: dict[str, list[Message]]) -> Iterator[Problem]:
     for name, found in messages.items():
-        place = prefix if name == marshmallow.exceptions.SCHEMA else f"{prefix}/{_escaped(name)}"
         for message in found:
-            yield Problem(place, message.code, str(message))
+            # Told by the rule: the name under which marshmallow files it may be a feature's name, too.
+            whole = message is MESSAGES["type"]
+            yield Problem(prefix if whole else member(prefix, name), message.code, str(message))
 
 
 class Checker:

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import marshmallow
 import numpy as np
 import pandas as pd
+from marshmallow import validate
 from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from webapp.errors import Invalid
 from webapp.signature import Container, Feature, Output, Row, Signature, Value
+from webapp.signature.check import FIELDS, Boolean, Checker, Number, String
 
 # More distinct strings than this are free text, not categories worth remembering.
 MOST_OBSERVED_VALUES = 50
 # What no encoder has learned.
 STRANGE_TEXT = "modelport: a value that was never seen"
 STRANGE_NUMBER = -987_654_321.25
-
-DECLARABLE = {"type", "nullable", "minimum", "maximum", "allowed", "default", "description", "message"}
 
 Refuses = Callable[[Signature, Sequence[Row]], bool]
 
@@ -113,6 +114,8 @@ def _chosen(chosen: Any, columns: Sequence[str]) -> list[str]:  # noqa: ANN401
     if callable(chosen):
         return []
     if isinstance(chosen, slice):
+        if isinstance(chosen.start, str) or isinstance(chosen.stop, str):
+            chosen = pd.Index(columns).slice_indexer(chosen.start, chosen.stop, chosen.step)
         return [columns[position] for position in range(*chosen.indices(len(columns)))]
     chosen = np.atleast_1d(chosen)
     if chosen.dtype == bool:
@@ -124,7 +127,7 @@ def _chosen(chosen: Any, columns: Sequence[str]) -> list[str]:  # noqa: ANN401
 
 
 def _is_missing(value: object) -> bool:
-    return value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value))
+    return value is None or value is pd.NA or (isinstance(value, float | np.floating) and math.isnan(value))
 
 
 def _plain(value: Any) -> Value:  # noqa: ANN401 - numpy scalars and plain values
@@ -167,21 +170,52 @@ def _from_reference(feature: Feature, column: pd.Series[Any]) -> Feature:
 
 
 def _declared(feature: Feature, rules: Mapping[str, Any]) -> Feature:
-    if strangers := sorted(set(rules) - DECLARABLE - {"name"}):
-        detail = f"Feature “{feature.name}”: the metadata declares {', '.join(strangers)}, which mean nothing here."
-        raise Invalid("metadata_unreadable", detail)
-    chosen = {name: rules[name] for name in DECLARABLE - {"type"} if rules.get(name) is not None}
-    if "type" in rules:
-        chosen["kind"] = rules["type"]
-    if chosen.get("kind", "number") not in {"number", "integer", "boolean", "string"}:
-        detail = f"Feature “{feature.name}”: the type is one of number, integer, boolean, string."
-        raise Invalid("metadata_unreadable", detail)
+    given = {name: value for name, value in rules.items() if name != "name" and value is not None}
+    kind = given.pop("type", feature.kind)
+    if kind not in list(FIELDS):
+        raise _unusable(feature, f"the type is one of {', '.join(FIELDS)}")
+    try:
+        chosen = _rules_schema(kind).load(given)
+    except marshmallow.ValidationError as error:
+        listed = ", ".join(sorted(error.messages))
+        raise _unusable(feature, f"of a {kind} the metadata cannot say this: {listed}") from None
     if "allowed" in chosen:
-        chosen["allowed"] = tuple(_plain(value) for value in chosen["allowed"])
-    if "default" in chosen:
-        chosen["default"] = _plain(chosen["default"])
-    assert set(chosen) <= {item.name for item in fields(Feature)}
-    return replace(feature, **chosen)
+        chosen["allowed"] = tuple(chosen["allowed"])
+    if {kind, feature.kind} not in ({kind}, {"number", "integer"}):
+        # Seen as values of another type.
+        feature = replace(feature, observed_minimum=None, observed_maximum=None, observed_values=None)
+    feature = replace(feature, kind=kind, **chosen)
+    _check_rules(feature)
+    return feature
+
+
+def _rules_schema(kind: str) -> marshmallow.Schema:
+    """Give the schema of what can be declared of a feature."""
+    value = FIELDS[kind]
+    rules: dict[str, marshmallow.fields.Field[Any]] = {
+        "nullable": Boolean(),
+        "allowed": marshmallow.fields.List(value(), validate=validate.Length(min=1)),
+        "default": value(),
+        "description": String(),
+        "message": String(),
+    }
+    if issubclass(value, Number):
+        rules |= {"minimum": Number(), "maximum": Number()}
+    return marshmallow.Schema.from_dict(rules)()
+
+
+def _check_rules(feature: Feature) -> None:
+    if feature.minimum is not None and feature.maximum is not None and feature.minimum > feature.maximum:
+        raise _unusable(feature, "the minimum is above the maximum")
+    if feature.default is not None:
+        try:
+            Checker(Signature((feature,), "frame", "", ())).rows([{feature.name: feature.default}], [""])
+        except Invalid:
+            raise _unusable(feature, "the default is not acceptable itself") from None
+
+
+def _unusable(feature: Feature, why: str) -> Invalid:
+    return Invalid("metadata_unreadable", f"Feature “{feature.name}”: {why}.")
 
 
 # --- Outputs ----------------------------------------------------------------------------------------------
@@ -303,10 +337,14 @@ def _rows(signature: Signature, columns: pd.DataFrame | None) -> list[Row]:
         return [made, made]
     sample = columns.head(1000)
     complete_first = pd.concat([sample.dropna(), sample[sample.isna().any(axis=1)]])
-    return [
-        tuple(_as_value(feature, value) for feature, value in zip(signature.features, row, strict=True))
-        for row in complete_first.itertuples(index=False, name=None)
-    ]
+    try:
+        return [
+            tuple(_as_value(feature, value) for feature, value in zip(signature.features, row, strict=True))
+            for row in complete_first.itertuples(index=False, name=None)
+        ]
+    except ValueError:
+        detail = "The reference has text in a column that the metadata declares as numbers."
+        raise Invalid("metadata_features_differ", detail) from None
 
 
 def _as_value(feature: Feature, value: Any) -> Value:  # noqa: ANN401 - a cell
