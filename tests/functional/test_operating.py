@@ -1,0 +1,174 @@
+"""What an operator relies on: starts that explain themselves, clean stops, metrics that add up, logs that parse."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import eventually
+from tests.functional.server import Server
+
+INSTANCE = {"age": 35, "income": 52000, "credit_score": 690}
+
+
+def start_refused(server: Server) -> tuple[int, str]:
+    """Try to serve; give the exit code and what was said."""
+    command = [sys.executable, "-m", "webapp.cli", "serve"]
+    done = subprocess.run(command, env=server.environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stderr
+
+
+def descendants(pid: int) -> set[int]:
+    """Give the process ids of a process and all its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {pid}.union(*(descendants(int(child)) for child in children))
+
+
+def listening(pids: set[int]) -> set[str]:
+    """Give the addresses, in the kernel's hexadecimal, on which processes listen."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            # A descriptor may be closed while it is looked at.
+            with contextlib.suppress(FileNotFoundError):
+                inodes.update(re.findall(r"socket:\[(\d+)\]", str(link.readlink())))
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {line[1].split(":")[0] for line in lines if line[3] == "0A" and line[9] in inodes}
+
+
+def metric(server: Server, name: str) -> float:
+    """Sum the samples of a metric."""
+    lines = requests.get(f"{server.url}/metrics", timeout=30).text.splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+def events(server: Server) -> list[dict[str, Any]]:
+    """Read the log: every line of it is JSON."""
+    return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_nothing_listens_beyond_loopback_by_default(server: Server) -> None:
+    assert server.process is not None
+    assert listening(descendants(server.process.pid)) == {"0100007F"}
+
+
+def test_everything_that_is_kept_belongs_to_its_user_alone(server: Server) -> None:
+    for path in server.data_dir.rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+
+
+def test_a_start_with_wrong_settings_lists_all_of_them(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    server.environment |= {"MODELPORT_WORKERS": "many", "MODELPORT_BIND": "here", "MODELPORT_COLOUR": "blue"}
+    code, said = start_refused(server)
+    assert code == 2
+    assert all(name in said for name in ("MODELPORT_WORKERS", "MODELPORT_BIND", "MODELPORT_COLOUR"))
+    assert "Traceback" not in said
+
+
+def test_a_start_without_tables_names_the_command_that_makes_them(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    (server.data_dir / "modelport.db").unlink()
+    code, said = start_refused(server)
+    assert (code, "modelport db upgrade" in said, "Traceback" in said) == (1, True, False)
+
+
+def test_a_start_on_a_taken_port_names_the_setting(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    with socket.create_server(("127.0.0.1", server.port)):
+        code, said = start_refused(server)
+    assert (code, "MODELPORT_BIND" in said, "Traceback" in said) == (1, True, False)
+
+
+def test_a_data_directory_that_cannot_be_one_is_named(new_server: Callable[..., Server], tmp_path: Path) -> None:
+    server = new_server()
+    (tmp_path / "file").touch()
+    server.environment["MODELPORT_DATA_DIR"] = str(tmp_path / "file")
+    code, said = start_refused(server)
+    assert (code, "MODELPORT_DATA_DIR" in said, "Traceback" in said) == (2, True, False)
+
+
+def test_a_second_server_on_the_same_data_is_refused(server: Server) -> None:
+    code, said = start_refused(server)
+    assert (code, "already_served" in said) == (1, True)
+
+
+def test_metrics_add_up_over_all_workers_and_their_successors(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    server.cli("demo")
+    server.start()
+    key = server.key()
+    for turn in range(2):
+        for _ in range(30):
+            assert server.post("/predict", INSTANCE, key).status_code == 200
+        assert server.post("/predict", {**INSTANCE, "age": 7}, key).status_code == 422
+        assert metric(server, "predictions_total") == 31 * (turn + 1)
+        assert metric(server, "prediction_latency_seconds_count") == 30 * (turn + 1)
+        before = server.worker_pids()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda gone=before: len(set(server.worker_pids()) - set(gone)) == 2)  # type: ignore[misc]
+    assert 0 < metric(server, "model_accuracy") <= 1
+    assert len(list((server.data_dir / "run" / "metrics").glob("counter_*.db"))) <= 3
+
+
+def test_a_stop_drains_the_log_and_a_killed_supervisor_takes_everyone_along(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    server.cli("demo")
+    server.start()
+    key = server.key()
+    ids = {server.post("/predict", INSTANCE, key).json()["prediction_id"] for _ in range(50)}
+    server.stop()
+    assert ids <= {row[0] for row in server.rows("SELECT id FROM predictions")}
+    assert not list((server.data_dir / "spool").glob("*.spool"))
+
+    server.start()
+    assert server.process is not None
+    everyone = descendants(server.process.pid)
+    server.stop(signal.SIGKILL)
+    eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in everyone), within_seconds=60)
+
+
+def test_the_log_is_one_json_object_per_event_without_values(server: Server) -> None:
+    key = server.key()
+    request_id = server.post("/predict", {**INSTANCE, "income": 77123.25}, key).headers["X-Request-ID"]
+    (event,) = eventually(lambda: [each for each in events(server) if each.get("request_id") == request_id])
+    assert event["event"] == "request"
+    assert (event["route"], event["status"], event["rows"]) == ("/predict", 200, 1)
+    assert (event["model"], event["version"], event["key_id"]) == ("credit-risk", 1, key.split("_")[2])
+    assert "77123" not in server.log.read_text()
+    assert key not in server.log.read_text()
+
+
+@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz"])
+def test_probes_are_open_and_true(server: Server, path: str) -> None:
+    response = server.get(path)
+    assert response.status_code == 200
+    if path == "/health":
+        body = response.json()
+        assert (body["status"], body["model_loaded"]) == ("healthy", True)
+
+
+def test_the_history_says_who_when_from_to_and_why(server: Server, tmp_path: Path) -> None:
+    key = server.key("--scope", "models:read", "--scope", "models:activate")
+    shown = server.get("/models/credit-risk", key).json()
+    first = shown["history"][-1]
+    assert (first["act"], first["from_version"], first["version"]) == ("activate", None, 1)
+    assert first["actor"].startswith("cli:")
+    again = server.post("/models/credit-risk/activate", {"version": 1}, key)
+    assert (again.status_code, again.json()["code"]) == (409, "already_active")
+    nothing = server.post("/models/credit-risk/rollback", {}, key)
+    assert (nothing.status_code, nothing.json()["code"]) == (409, "nothing_to_roll_back_to")
