@@ -40,7 +40,6 @@ class Follower:
         self._slot: int | None = None
         self._stop = threading.Event()
         self._followed = threading.Condition()
-        self._passes = 0
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -66,12 +65,13 @@ class Follower:
 
         Asked only when a key, a model or a version is unknown: it may have been made a moment ago.
         """
+        sent = self._signal.sent()
         with self._followed:
-            if self._thread is None or not self._signal.pending():
+            if self._thread is None or self._signal.seen == sent:
                 return False
-            passes = self._passes
             self._wake.set()
-            return self._followed.wait_for(lambda: self._passes > passes, CATCH_UP_SECONDS)
+            # A pass that had begun before the change does not count.
+            return self._followed.wait_for(lambda: self._signal.seen >= sent, CATCH_UP_SECONDS)
 
     def _run(self) -> None:
         polled = beat = time.monotonic()
@@ -79,7 +79,7 @@ class Follower:
             self._wake.wait(LOOK_SECONDS)
             self._wake.clear()
             moment = time.monotonic()
-            if self._signal.pending() or moment - polled >= POLL_SECONDS:
+            if self._signal.seen != self._signal.sent() or moment - polled >= POLL_SECONDS:
                 polled = moment
                 self._try(self._follow)
             if moment - beat >= HEARTBEAT_SECONDS:
@@ -95,7 +95,7 @@ class Follower:
             LOG.warning("follow.failed", extra={"reason": type(error).__name__})
 
     def _follow(self) -> None:
-        stamp = self._signal.stamp()
+        sent = self._signal.sent()
         try:
             with self._database.reading() as session:
                 if generation.current(session) == self._generation:
@@ -106,9 +106,8 @@ class Follower:
             failures = self._runtime.switch(catalog)
             self._note(catalog, failures)
         finally:
-            self._signal.seen(stamp)
             with self._followed:
-                self._passes += 1
+                self._signal.seen = sent
                 self._followed.notify_all()
         self._report()
 

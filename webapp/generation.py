@@ -43,7 +43,8 @@ class Signal:
     def __init__(self, path: Path) -> None:
         """`path` need not exist yet."""
         self._path = path
-        self._seen = 0
+        # Everything sent until then has been followed.
+        self.seen = 0
 
     def send(self) -> None:
         """Wake everyone who watches."""
@@ -51,17 +52,9 @@ class Signal:
         # The exact time: the kernel's own stamps are milliseconds coarse, and two changes could share one.
         os.utime(self._path, ns=(stamp := time.time_ns(), stamp))
 
-    def stamp(self) -> int:
-        """When it was last sent."""
+    def sent(self) -> int:
+        """When it was last sent. About a microsecond."""
         try:
             return self._path.stat().st_mtime_ns
         except FileNotFoundError:
             return 0
-
-    def seen(self, stamp: int) -> None:
-        """Note that everything sent until `stamp` has been followed."""
-        self._seen = stamp
-
-    def pending(self) -> bool:
-        """Whether it was sent since. About a microsecond."""
-        return self.stamp() != self._seen
