@@ -28,6 +28,8 @@ class LogWriter:
         self._folder = folder
         self._host = host
         self._stop = threading.Event()
+        # How far each segment is inserted, as the database has it; None until it was read.
+        self._places: dict[str, int] | None = None
 
     def stop(self) -> None:
         """Ask `run` to drain what is there and return."""
@@ -43,6 +45,7 @@ class LogWriter:
             except sqlalchemy.exc.SQLAlchemyError as error:
                 LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
                 inserted, pause = 0, RETRY_SECONDS
+                self._places = None
             else:
                 pause = IDLE_SECONDS
             if stopping:
@@ -53,22 +56,31 @@ class LogWriter:
     def drain(self) -> int:
         """Insert everything that is complete now; give the number of records."""
         found = spool.segments(self._folder)
-        with self._database.reading() as session:
-            places = log.positions(session, self._host)
-        inserted = sum(self._drain_segment(path, places.get(path.name, 0)) for path in found)
+        places = self._places = self._known_places()
+        inserted = sum(self._drain_segment(path, places) for path in found)
         if gone := set(places) - {path.name for path in found}:
             with self._database.transaction() as session:
                 log.forget(session, self._host, gone)
+            for segment in gone:
+                del places[segment]
         return inserted
 
-    def _drain_segment(self, path: Path, offset: int) -> int:
+    def _known_places(self) -> dict[str, int]:
+        if self._places is not None:
+            return self._places
+        with self._database.reading() as session:
+            return log.positions(session, self._host)
+
+    def _drain_segment(self, path: Path, places: dict[str, int]) -> int:
         # Asked before reading: a segment that is complete now cannot have grown when it has been read to its end.
         complete = spool.is_complete(path)
+        offset = places.get(path.name, 0)
         lines = spool.lines_from(path, offset)
         inserted = 0
         while taken := list(islice(lines, PIECE_RECORDS)):
             offset = taken[-1][1]
             inserted += self._insert(path, [line for line, _ in taken], offset)
+            places[path.name] = offset
         if complete:
             self._finish(path, offset)
         return inserted
