@@ -216,6 +216,18 @@ def load(environ: Mapping[str, str]) -> Settings:
     return Settings(**values)
 
 
+def describe(environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Give each setting as it could be given again, and its source; what is secret is masked."""
+    load(environ)
+    shown = {}
+    for item in fields(Settings):
+        name = PREFIX + item.name.upper()
+        source = "environment" if name in environ else "file" if f"{name}_FILE" in environ else "default"
+        masked = item.metadata["secret"] and source != "default"
+        shown[name] = {"value": "(set)" if masked else _raw(environ, item), "source": source}
+    return shown
+
+
 def _kept_secret(path: Path) -> str:
     """Read the secret of this installation, made once. It appears whole: two first starts agree on one."""
     if not path.exists():

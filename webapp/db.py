@@ -14,10 +14,13 @@ import alembic.config
 import alembic.migration
 import alembic.script
 import sqlalchemy as sa
+import sqlalchemy.exc
 from sqlalchemy import event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - the doors name the type, and nothing else of SQL
+
+from webapp.errors import Invalid, Unavailable
 
 BUSY_TIMEOUT_SECONDS = 15
 
@@ -85,6 +88,18 @@ def _set_up_sqlite(engine: sa.Engine) -> None:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
+def _engine(url: str, **options: Any) -> sa.Engine:  # noqa: ANN401 - as SQLAlchemy
+    """Make an engine, or say in words why the URL names none. The URL may hold a password and is not repeated."""
+    ways = "use sqlite:////absolute/path.db or postgresql+psycopg://user:password@host/name"
+    try:
+        return sa.create_engine(url, **options)
+    except sa.exc.ArgumentError:
+        detail = f"MODELPORT_DATABASE_URL is no database URL; {ways}."
+    except ModuleNotFoundError as error:
+        detail = f"MODELPORT_DATABASE_URL needs the Python package {error.name}, which is not installed; or {ways}."
+    raise Invalid("database_url_unusable", detail)
+
+
 class Database:
     """The engine of one process. Making it opens nothing; connections are opened after the fork, on demand."""
 
@@ -92,11 +107,17 @@ class Database:
         """`url` is an SQLAlchemy URL; `announce` is called after a commit that others must follow."""
         is_sqlite = url.startswith("sqlite")
         arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if is_sqlite else {}
-        self.engine = sa.create_engine(url, connect_args=arguments, pool_pre_ping=not is_sqlite)
+        self.engine = _engine(url, connect_args=arguments, pool_pre_ping=not is_sqlite)
         if is_sqlite:
             _set_up_sqlite(self.engine)
         self._announce = announce
         self._reader = self.engine.execution_options(reading=True)
+
+    @property
+    def place(self) -> str:
+        """Where the database is, in words and without a password."""
+        url = self.engine.url
+        return f"The database {url.database if url.drivername.startswith('sqlite') else url.render_as_string()}"
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -141,8 +162,12 @@ def upgrade(url: str) -> None:
 def revisions(database: Database) -> tuple[str | None, str | None]:
     """Give the schema revision the database has, and the one that this release needs."""
     script = alembic.script.ScriptDirectory(str(migrations_folder()))
-    with database.engine.connect() as connection:
-        present = alembic.migration.MigrationContext.configure(connection).get_current_revision()
+    try:
+        with database.engine.connect() as connection:
+            present = alembic.migration.MigrationContext.configure(connection).get_current_revision()
+    except sqlalchemy.exc.OperationalError as error:
+        detail = f"The database (MODELPORT_DATABASE_URL) cannot be opened: {error.orig}."
+        raise Unavailable("database_unavailable", detail) from None
     return present, script.get_current_head()
 
 

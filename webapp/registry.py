@@ -103,11 +103,23 @@ def get_model(session: Session, name: str) -> Model:
     return model
 
 
+def number_of(session: Session, name: str, asked: str) -> int:
+    """Give the number of a version that is asked for by number or label."""
+    model = get_model(session, name)
+    if asked.isdecimal():
+        return int(asked)
+    for version in model.versions:
+        if version.label == asked:
+            return version.number
+    raise NotFound("unknown_version", f"“{name}” has no version labelled “{asked}”.")
+
+
 def get_version(session: Session, model: Model, number: int) -> Version:
     """Give a version of a model by its number."""
     found = session.scalar(sa.select(Version).where(Version.model_id == model.id, Version.number == number))
     if found is None:
-        raise NotFound("unknown_version", f"“{model.name}” has no version {number}.")
+        there = ", ".join(str(version.number) for version in model.versions[-10:])
+        raise NotFound("unknown_version", f"“{model.name}” has no version {number}; it has {there or 'none yet'}.")
     return found
 
 
@@ -171,7 +183,8 @@ def rollback(session: Session, actor: str, name: str, reason: str = "") -> Activ
     model = get_model(session, name)
     number = previous_active(history(session, model))
     if number is None:
-        raise Conflict("nothing_to_roll_back_to", f"“{name}” has had no other active version.")
+        detail = f"No version of “{name}” was active before the present one that was not rolled back; activate one."
+        raise Conflict("nothing_to_roll_back_to", detail)
     return _set_active(session, actor, model, "rollback", number, reason)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import logging
 import math
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, current_app, g, jsonify, request
 from flask_limiter import Limiter
 from limits import RateLimitItem, parse
 from limits.strategies import RateLimiter
@@ -149,7 +148,9 @@ def problem(status: HTTPStatus, code: str, detail: str, **more: object) -> Respo
         **more,
     }
     g.setdefault("facts", {})["code"] = code
-    return Response(json.dumps(document, ensure_ascii=False), status.value, mimetype="application/problem+json")
+    response = jsonify(document)
+    response.status_code, response.mimetype = status, "application/problem+json"
+    return response
 
 
 def _refusal(refusal: Refusal) -> Response:

@@ -54,16 +54,20 @@ def logged_prediction(prediction_id: str) -> Response:
 
 
 def default_model(key: KeyRecord) -> str:
-    """Give the model of a request that names none: the set one, else the only one the key may use."""
+    """Give the model of a request that names none: the set one, else the only active one that the key may use."""
     made = web.parts()
-    if made.settings.default_model:
-        return made.settings.default_model
-    usable = [name for name in made.runtime.catalog.models if key.models is None or name in key.models]
+    default = made.settings.default_model
+    if default and (key.models is None or default in key.models):
+        return default
+    active = [version.model for version in made.runtime.catalog.active_versions()]
+    usable = sorted(name for name in active if key.models is None or name in key.models)
     if len(usable) == 1:
         return usable[0]
     if not usable:
-        raise Conflict("no_model", "There is no model that this key may use.", more={"models": []})
-    raise Conflict("model_not_named", "Say which model: POST /models/NAME/predict.", more={"models": sorted(usable)})
+        detail = "No model that this key may use has an active version yet."
+        raise Conflict("no_active_model", detail, more={"models": []})
+    detail = "This key may use several models; say which: POST /models/NAME/predict."
+    raise Conflict("model_not_named", detail, more={"models": usable})
 
 
 def loaded_version(model: str, number: int | None) -> LoadedVersion:

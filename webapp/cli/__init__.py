@@ -15,7 +15,7 @@ import click
 from webapp import __version__, config, db
 from webapp.config import InvalidSettings, Settings
 from webapp.db import Database
-from webapp.errors import Refusal, Unavailable
+from webapp.errors import NotFound, Refusal, Unavailable
 from webapp.generation import Signal
 
 # Each command lives in a module that is imported when it is asked for: most need no scikit-learn, whose import
@@ -41,8 +41,19 @@ class Console:
 
     @cached_property
     def settings(self) -> Settings:
-        """The complete settings."""
-        return config.prepare(config.load(os.environ))
+        """The complete settings of an installation that is there: looking at one must not begin another."""
+        loaded = config.load(os.environ)
+        if not loaded.data_dir.exists():
+            detail = (
+                f"There is no Modelport data in {loaded.data_dir.absolute()} (MODELPORT_DATA_DIR); go where it is,"
+                " or begin here with `modelport db upgrade`."
+            )
+            raise NotFound("no_data", detail)
+        return config.prepare(loaded)
+
+    def begin(self) -> None:
+        """Make the data directory and its secret, where they are missing."""
+        config.prepare(config.load(os.environ))
 
     @cached_property
     def database(self) -> Database:
@@ -68,7 +79,7 @@ def require_schema(database: Database) -> None:
     if present == needed:
         return
     if present is None:
-        detail = "The database has no tables yet (MODELPORT_DATABASE_URL); run `modelport db upgrade`."
+        detail = f"{database.place} has no tables yet; run `modelport db upgrade`, or run this where the data is."
     elif db.knows_revision(present):
         detail = "The database has the schema of an older release; run `modelport db upgrade`."
     else:

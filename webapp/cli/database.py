@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import os
 
 import click
 
-from webapp import db
+from webapp import config, db
 from webapp.cli import Console, Group, pass_console
 from webapp.db import Database
 from webapp.errors import Unavailable
@@ -21,6 +21,7 @@ def group() -> None:
 @pass_console
 def upgrade(console: Console) -> None:
     """Create the tables, or bring them to this release. Safe to repeat."""
+    console.begin()
     url = console.settings.sqlalchemy_url
     before, _ = db.revisions(Database(url))
     if before is not None and not db.knows_revision(before):
@@ -46,11 +47,7 @@ def config_group() -> None:
 @config_group.command()
 @pass_console
 def show(console: Console) -> None:
-    """Show every setting with its effective value; secrets are masked."""
-    shown = {}
-    for item in fields(console.settings):
-        value = getattr(console.settings, item.name)
-        masked = "(set)" if value else "(not set)"
-        shown[f"MODELPORT_{item.name.upper()}"] = masked if item.metadata["secret"] else value
-    document = {name: value if isinstance(value, int | float | None) else str(value) for name, value in shown.items()}
-    console.answer(document, "\n".join(f"{name}={'' if value is None else value}" for name, value in document.items()))
+    """Show every setting as it could be given, and where it comes from; secrets are masked."""
+    shown = config.describe(os.environ)
+    lines = [f"{name}={each['value']}  ({each['source']})" for name, each in shown.items()]
+    console.answer(shown, "\n".join(lines))

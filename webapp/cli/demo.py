@@ -18,7 +18,6 @@ from webapp import db, keys, registry, uploads
 from webapp.cli import Command, Console, first_call, models, pass_console
 from webapp.intake import Upload
 
-NAME = "credit-risk"
 ROWS = 2000
 SEED = 42
 METADATA = {
@@ -56,18 +55,17 @@ def train(people: pd.DataFrame, paid: pd.Series[int]) -> Pipeline:
 @pass_console
 def demo(console: Console) -> None:
     """Make the database, the demo model and a demo key, where they are missing."""
+    console.begin()
     settings = console.settings
     db.upgrade(settings.sqlalchemy_url)
     with console.database.reading() as session:
-        there = any(model.name == NAME for model in registry.all_models(session))
+        there = any(model.name == first_call.MODEL for model in registry.all_models(session))
     if not there:
         click.echo("Training the demo model and uploading it …", err=True)
         _upload(console)
     if not first_call.key_file(settings).exists():
         _make_key(console)
-    console.answer(
-        {"model": NAME, "curl": first_call.curl(settings)}, "The demo is in place; `modelport serve` serves it."
-    )
+    console.answer({"model": first_call.MODEL, "curl": first_call.curl(settings)}, "The demo is in place.")
 
 
 def _upload(console: Console) -> None:
@@ -81,7 +79,7 @@ def _upload(console: Console) -> None:
         people[:half].to_csv(reference, index=False)
         metadata = {**METADATA, "accuracy": accuracy, "training_samples": half}
         files = Upload(model, reference=reference, metadata=metadata)
-        uploads.upload(models.desk(console), console.actor, NAME, files, label="1.0.0", activate=True)
+        uploads.upload(models.desk(console), console.actor, first_call.MODEL, files, label="1.0.0", activate=True)
 
 
 def _make_key(console: Console) -> None:

@@ -8,6 +8,7 @@ import click
 
 from webapp.config import Settings
 
+MODEL = "credit-risk"
 INSTANCE = '{"age": 35, "income": 52000, "credit_score": 690}'
 
 
@@ -20,7 +21,7 @@ def curl(settings: Settings) -> str:
     """Give a first call on one line, which works when pasted."""
     key = key_file(settings).read_text(encoding="ascii")
     return (
-        f"curl -s http://{settings.bind}/predict -H 'X-API-Key: {key}'"
+        f"curl -s http://{settings.bind}/models/{MODEL}/predict -H 'X-API-Key: {key}'"
         f" -H 'Content-Type: application/json' -d '{INSTANCE}'"
     )
 

@@ -76,7 +76,11 @@ def list_keys(console: Console) -> None:
     """List every key, without the keys themselves."""
     with console.database.reading() as session:
         found = keys.all_keys(session)
-    lines = [f"{row.id}  {_state(row):8}  {', '.join(row.scopes):20}  {row.name}" for row in found]
+    lines = [
+        f"{row.id}  {_state(row):7}  until {row.expires_at:%Y-%m-%d}  {row.rate_limit or 'default limit':14}"
+        f"  {row.name}: {', '.join(row.scopes)}; {', '.join(row.models or ['every model'])}"
+        for row in found
+    ]
     console.answer({"keys": [keys.describe(row) for row in found]}, "\n".join(lines) or "There are no keys yet.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from webapp.artifacts import ArtifactStore
 from webapp.cli import Console, Group, pass_console
 from webapp.errors import Invalid
 from webapp.intake import Upload
+from webapp.signature import describe, from_dict
 from webapp.uploads import Desk, Uploaded
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
@@ -48,6 +50,8 @@ def upload(  # noqa: PLR0913 - one parameter per option
     """Upload FILE (.skops, .joblib or .pkl) as the next version of a model."""
     read = intake.read_metadata(metadata) if metadata else {}
     files = Upload(file, scaler, reference, target, read)
+    if sys.stderr.isatty():
+        click.echo("Reading the file in a locked process and trying the model …", err=True)
     done = uploads.upload(desk(console), console.actor, name, files, label=label, activate=activate)
     console.answer(_document(done), _sentence(done))
 
@@ -101,9 +105,7 @@ def list_models(console: Console) -> None:
     """List the models."""
     with console.database.reading() as session:
         found = [registry.describe_model(model) for model in registry.all_models(session)]
-    lines = [
-        f"{model['name']}: active {model['active_version'] or 'none'}, {model['versions']} versions" for model in found
-    ]
+    lines = [f"{model['name']}: active {model['active_version'] or 'none'} of {model['versions']}" for model in found]
     console.answer({"models": found}, "\n".join(lines) or "There are no models yet; upload one.")
 
 
@@ -111,32 +113,37 @@ def list_models(console: Console) -> None:
 @click.argument("name")
 @pass_console
 def show(console: Console, name: str) -> None:
-    """Show a model's versions and the history of the active one."""
+    """Show a model's versions, what the newest takes and gives, and the history of the active one."""
     with console.database.reading() as session:
         model = registry.get_model(session, name)
         versions = [registry.describe_version(version) for version in model.versions]
         history = [registry.describe_activation(each) for each in registry.history(session, model)]
+        newest = from_dict(model.versions[-1].signature)
     lines = [
         f"version {each['version']} ({each['label'] or 'no label'}), {each['state']},"
-        f" {each['created_at']} by {each['created_by']}"
+        f" {each['created_at'][:19]} by {each['created_by']}"
         for each in versions
     ]
+    lines += [f"version {versions[-1]['version']} takes and gives:", *describe(newest)]
     lines += [
-        f"{each['at']} {each['actor']}: {each['act']} {each['from_version']} -> {each['version']} {each['reason']}"
+        f"{each['at'][:19]} {each['actor']}: {each['act']} {each['from_version'] or 'none'} -> {each['version']}"
+        f"{': ' if each['reason'] else ''}{each['reason']}"
         for each in history
     ]
-    console.answer({"name": name, "versions": versions, "history": history}, "\n".join(lines))
+    document = {"name": name, "versions": versions, "history": history, "signature": newest.as_dict()}
+    console.answer(document, "\n".join(lines))
 
 
 @group.command()
 @click.argument("name")
-@click.argument("version", type=int)
+@click.argument("version")
 @click.option("--reason", default="", help="Why; kept in the history.")
 @pass_console
-def activate(console: Console, name: str, version: int, reason: str) -> None:
-    """Make VERSION of the model NAME the one that answers."""
+def activate(console: Console, name: str, version: str, reason: str) -> None:
+    """Make VERSION (a number or label) of the model NAME the one that answers."""
     with console.database.transaction() as session:
-        done = registry.activate(session, console.actor, name, version, reason)
+        number = registry.number_of(session, name, version)
+        done = registry.activate(session, console.actor, name, number, reason)
     _answer_switch(console, name, registry.describe_activation(done))
 
 

@@ -70,6 +70,9 @@ def _check_sizes(upload: Upload, max_bytes: int) -> None:
 
 def declared_features(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Give one mapping per feature that the metadata names; the guide names them only, ours may add rules."""
+    accuracy = metadata.get("accuracy", 0)
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float):
+        raise Invalid("metadata_unreadable", 'The metadata\'s "accuracy" is a number, such as 0.94.')
     listed = metadata.get("features", [])
     usable = isinstance(listed, list) and all(
         isinstance(item, str) or (isinstance(item, dict) and isinstance(item.get("name"), str)) for item in listed

@@ -137,6 +137,8 @@ def _meaning(name: str) -> str:
         return "A function or class of your own; it is not stored in the file. Use parts of scikit-learn instead."
     if module in {"os", "posix", "nt", "subprocess", "builtins", "sys", "socket", "shutil", "runpy", "pty"}:
         return "Runs commands or code when the file is opened. No scikit-learn model needs it."
+    if module == "pandas":
+        return "Data, not a model: training data goes in as a CSV reference."
     if module in {"xgboost", "lightgbm", "catboost", "torch", "tensorflow", "keras"}:
         return f"Belongs to {module}; only scikit-learn estimators are served."
     return "Not among the names that scikit-learn estimators need."

@@ -101,6 +101,9 @@ def _fits(features: Sequence[Feature], row: Row) -> bool:
 
 
 def _check_can_predict(estimator: object) -> None:
+    if isinstance(estimator, dict):
+        detail = "The file holds a dict; save the estimator alone, and a scaler before it in its own file."
+        raise Invalid("model_no_predict", detail)
     if not isinstance(estimator, BaseEstimator):
         kind = type(estimator).__name__
         raise Invalid("model_no_predict", f"The file holds a {kind}, not a fitted scikit-learn estimator.")

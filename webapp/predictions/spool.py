@@ -134,29 +134,30 @@ class Spool:
             raise Unavailable("spool_full", "The prediction log has no room; predictions are refused until it has.")
         lines = b"".join(map(encode, records))
         with self._lock:
-            if not self._write(lines):
-                self._lost(len(records))
+            if lost := len(records) - self._write(lines):
+                self._lost(lost)
 
-    def _write(self, lines: bytes) -> bool:
+    def _write(self, lines: bytes) -> int:
+        """Give how many lines are in the segment now, each of them whole."""
         try:
             if self._descriptor is None:
                 self._open_segment()
             assert self._descriptor is not None
-            complete = os.write(self._descriptor, lines) == len(lines)
+            written = os.write(self._descriptor, lines)
         except OSError:
-            complete = False
-        self._written += len(lines)
+            written = 0
+        self._written += written
         self._dirty = True
-        if not complete or self._written >= SEGMENT_BYTES:
+        if written < len(lines) or self._written >= SEGMENT_BYTES:
             # After a torn line nothing may follow in the same segment: it would be read as part of it.
             self._close_segment()
-        return complete
+        return lines.count(b"\n", 0, written)
 
     def _lost(self, count: int) -> None:
-        self._on_drop(count)
         if self._refuse_when_full:
             self._full = True
             raise Unavailable("spool_full", "The prediction could not be logged; nothing is answered unlogged.")
+        self._on_drop(count)
 
     def _open_segment(self) -> None:
         # It gets its final name when it is locked: found without a lock, it would count as complete.
@@ -199,6 +200,10 @@ class Spool:
     def _measure(self) -> None:
         found = segments(self._folder)
         self._full = sum(map(_size, found)) >= self._max_bytes
+        if self._full:
+            with self._lock:
+                # Complete, it goes when it is in the log; else it could keep the spool full for ever.
+                self._close_segment()
         if self._full and not self._refuse_when_full:
             # Not one that is still written: what its process appends from now on would be lost, and not counted.
             oldest = next(filter(is_complete, found), None)

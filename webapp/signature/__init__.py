@@ -58,6 +58,32 @@ class Signature:
         return asdict(self)
 
 
+def describe(signature: Signature) -> list[str]:
+    """Give one line per feature and output, for people."""
+    lines = [f"  {feature.name}: {', '.join(_facts(feature))}" for feature in signature.features]
+    for output in signature.outputs:
+        given = "a number" if output.classes is None else f"one of {', '.join(map(str, output.classes))}"
+        lines.append(f"  -> {output.name}: {given}")
+    return lines
+
+
+def _facts(feature: Feature) -> list[str]:
+    facts: list[str] = [feature.kind]
+    if feature.minimum is not None or feature.maximum is not None:
+        facts.append(f"from {_or_any(feature.minimum)} to {_or_any(feature.maximum)}")
+    if feature.allowed is not None:
+        facts.append(f"one of {', '.join(map(str, feature.allowed))}")
+    if feature.observed_minimum is not None:
+        facts.append(f"seen from {feature.observed_minimum:g} to {feature.observed_maximum:g}")
+    if feature.nullable:
+        facts.append("may be null")
+    return facts
+
+
+def _or_any(bound: float | None) -> str:
+    return "any" if bound is None else f"{bound:g}"
+
+
 def _tuple(values: list[Value] | None) -> tuple[Value, ...] | None:
     return None if values is None else tuple(values)
 

@@ -26,6 +26,8 @@ from webapp.signature.check import FIELDS, Boolean, Checker, Number, String
 
 # More distinct strings than this are free text, not categories worth remembering.
 MOST_OBSERVED_VALUES = 50
+# Stands for the categories of a column that is read as text.
+TEXT = [""]
 # What no encoder has learned.
 STRANGE_TEXT = "modelport: a value that was never seen"
 STRANGE_NUMBER = -987_654_321.25
@@ -59,10 +61,16 @@ def _takes_text(step: object) -> bool:
     return hasattr(step, "build_analyzer")
 
 
+def _some(names: Sequence[str]) -> str:
+    """List names as far as they fit a sentence."""
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")  # noqa: PLR2004 - what fits a sentence
+
+
 def _names(estimator: Any, declared: Sequence[str], reference: pd.DataFrame | None) -> tuple[list[str], Container]:  # noqa: ANN401
     step = first_step(estimator)
     if _takes_text(step):
-        return list(declared[:1]) or ["text"], "text"
+        header = [] if reference is None or len(reference.columns) != 1 else [str(reference.columns[0])]
+        return list(declared[:1]) or header or ["text"], "text"
     for part in (estimator, step):
         if (fitted := getattr(part, "feature_names_in_", None)) is not None:
             return [str(name) for name in fitted], "frame"
@@ -77,6 +85,12 @@ def _names(estimator: Any, declared: Sequence[str], reference: pd.DataFrame | No
         if declared:
             detail = f"The metadata names {len(declared)} features, the estimator was fitted with {width}."
             raise Invalid("metadata_features_differ", detail)
+        if given:
+            detail = (
+                f"The estimator takes {width} features and does not name them; the reference has {len(given)} columns:"
+                f" {_some(given)}. Name the target column, or the features in the metadata."
+            )
+            raise Invalid("reference_columns_differ", detail)
         given = [f"x{position}" for position in range(width)]
     return given, "array"
 
@@ -89,7 +103,7 @@ def categories(estimator: Any, columns: Sequence[str]) -> Iterator[tuple[str, li
         for _, transformer, chosen in estimator.transformers_:
             yield from categories(transformer, _chosen(chosen, columns))
     elif _takes_text(estimator) and len(columns) == 1:
-        yield columns[0], [""]
+        yield columns[0], TEXT
     elif isinstance(learned := getattr(estimator, "categories_", None), list):
         yield from ((name, list(values)) for name, values in zip(columns, learned, strict=False))
     elif getattr(estimator, "_preprocessor", None) is not None:
@@ -148,7 +162,7 @@ def _from_categories(feature: Feature, values: list[Any]) -> Feature:
         feature,
         kind=kind,
         missing="none" if any(value is None for value in missing) else "nan",
-        observed_values=None if known == ("",) else known,
+        observed_values=known,
     )
 
 
@@ -285,20 +299,19 @@ def learn(
         detail = f"The metadata names features that the estimator was not fitted with: {', '.join(strangers[:10])}."
         raise Invalid("metadata_features_differ", detail)
     known = dict(categories(estimator, names))
-    features = [Feature(name, kind="string" if container == "text" else "number") for name in names]
-    for position, name in enumerate(names):
-        if name in known:
-            features[position] = _from_categories(features[position], known[name])
-        if columns is not None:
-            features[position] = _from_reference(features[position], columns[name])
-        features[position] = _declared(features[position], rules.get(name, {}))
-    draft = Signature(tuple(features), container, "", (), "none")
+    if container == "text":
+        known[names[0]] = TEXT
+    features = tuple(
+        _declared(_learned(name, known.get(name), None if columns is None else columns[name]), rules.get(name, {}))
+        for name in names
+    )
+    draft = Signature(features, container, "", (), "none")
     rows = _rows(draft, columns)
     try:
         given = outputs(estimator, assemble(draft, rows[:2]))
     except Exception as error:
         raise Invalid("model_trial_failed", f"The estimator cannot predict its own kind of input: {error}") from error
-    draft = Signature(tuple(features), container, **given)
+    draft = Signature(features, container, **given)
 
     def refuses(tried: Signature, asked: Sequence[Row]) -> bool:
         try:
@@ -314,6 +327,14 @@ def learn(
     return Learned(signature, rows, notes)
 
 
+def _learned(name: str, known: list[Any] | None, column: pd.Series[Any] | None) -> Feature:
+    if known == TEXT:
+        # Nothing of it is remembered: that a sentence was never seen before says nothing.
+        return Feature(name, kind="string")
+    feature = Feature(name) if known is None else _from_categories(Feature(name), known)
+    return feature if column is None else _from_reference(feature, column)
+
+
 def _reference_columns(
     reference: pd.DataFrame | None, names: Sequence[str], container: Container
 ) -> pd.DataFrame | None:
@@ -323,7 +344,7 @@ def _reference_columns(
     if container == "text" and len(reference.columns) == 1:
         return reference.set_axis(list(names), axis=1)
     if missing := [name for name in names if name not in reference.columns]:
-        detail = f"The reference has no column for: {', '.join(missing[:10])}."
+        detail = f"The reference has no column for: {_some(missing)}; it has: {_some(list(reference.columns))}."
         raise Invalid("reference_columns_missing", detail)
     if reference.empty:
         raise Invalid("reference_empty", "The reference has no rows.")

@@ -1,0 +1,541 @@
+"""Tests of batch predictions: whatever workers do or leave undone, a job ends and each row has exactly one result."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import skops.io
+import sqlalchemy as sa
+from sklearn.linear_model import LogisticRegression
+
+from tests.conftest import eventually
+from webapp import app, db, jobs, registry
+from webapp.config import Settings
+from webapp.db import Database, Session
+from webapp.errors import NotFound
+from webapp.jobs import CHUNK_ROWS, LEASE, MOST_ATTEMPTS, Chunk, Progress
+from webapp.log_writer import LogWriter
+from webapp.predictions.log import Prediction
+from webapp.serving.predictor import assemble
+from webapp.signature.learn import learn
+from webapp.web import Parts
+from webapp.worker import Worker
+
+EARLY = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+KEY = "key1"
+FRAME = pd.DataFrame({"age": [20.0, 30.0, 40.0, 50.0]})
+MODEL = LogisticRegression().fit(FRAME, ["no", "no", "yes", "yes"])
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.time = EARLY
+
+    def __call__(self) -> datetime:
+        return self.time
+
+    def wait(self, time: timedelta) -> None:
+        self.time += time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(jobs, "now", made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database's file, which each test gets a copy of."""
+    file = tmp_path_factory.mktemp("migrated") / "modelport.db"
+    db.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def database(settings: Settings, migrated: Path) -> Iterator[Database]:
+    shutil.copyfile(migrated, settings.data_dir / "modelport.db")
+    made = Database(settings.sqlalchemy_url)
+    yield made
+    made.engine.dispose()
+
+
+def submit(
+    database: Database,
+    instances: int | Sequence[object] = 1,
+    *,
+    ids: Sequence[str | None] | None = None,
+    version: int = 1,
+    test: bool = False,
+) -> str:
+    """Accept a batch; give its id."""
+    rows = [{"age": float(20 + row % 40)} for row in range(instances)] if isinstance(instances, int) else instances
+    with database.transaction() as session:
+        job = jobs.create(
+            session,
+            key_id=KEY,
+            test=test,
+            model="credit",
+            version=version,
+            instances=rows,
+            ids=[None] * len(rows) if ids is None else ids,
+        )
+    return job.id
+
+
+def claim(database: Database, owner: str = "a") -> Chunk | None:
+    with database.transaction() as session:
+        claimed = jobs.claim(session, owner)
+        return None if claimed is None else claimed[1]
+
+
+def claimed(database: Database, owner: str = "a") -> Chunk:
+    chunk = claim(database, owner)
+    assert chunk is not None
+    return chunk
+
+
+def finish(database: Database, chunk: Chunk, owner: str = "a", failed_rows: int = 0) -> bool:
+    """Store who computed each row as its result."""
+    with database.transaction() as session:
+        found = [f"{owner}{chunk.first_row + row}" for row in range(chunk.row_count)]
+        return jobs.finish(session, chunk, owner, found, failed_rows)
+
+
+def cancel(database: Database, job_id: str) -> None:
+    with database.transaction() as session:
+        jobs.cancel(session, jobs.get_job(session, job_id, KEY))
+
+
+def progress(database: Database, job_id: str) -> Progress:
+    with database.reading() as session:
+        return jobs.progress(session, jobs.get_job(session, job_id, KEY))
+
+
+def results(database: Database, job_id: str) -> list[Any]:
+    with database.reading() as session:
+        return jobs.results(session, jobs.get_job(session, job_id, KEY))
+
+
+def failure(database: Database, job_id: str) -> str:
+    with database.reading() as session:
+        return jobs.get_job(session, job_id, KEY).failure
+
+
+# --- Jobs and chunks --------------------------------------------------------------------------------------
+
+
+def test_a_job_is_cut_into_chunks_that_keep_rows_and_ids_together(database: Database) -> None:
+    count = 2 * CHUNK_ROWS + 3
+    submit(database, list(range(count)), ids=[f"id-{row}" for row in range(count)])
+    chunks = [claimed(database) for _ in range(3)]
+    assert claim(database) is None
+    assert [(chunk.number, chunk.first_row, chunk.row_count) for chunk in chunks] == [
+        (0, 0, CHUNK_ROWS),
+        (1, CHUNK_ROWS, CHUNK_ROWS),
+        (2, 2 * CHUNK_ROWS, 3),
+    ]
+    assert [row for chunk in chunks for row in chunk.instances] == list(range(count))
+    assert [name for chunk in chunks for name in chunk.ids] == [f"id-{row}" for row in range(count)]
+
+
+def test_the_oldest_job_goes_first(database: Database, clock: Clock) -> None:
+    first = submit(database)
+    clock.wait(SECOND)
+    second = submit(database)
+    assert [claimed(database).job_id for _ in range(2)] == [first, second]
+
+
+def test_another_keys_job_is_not_there(database: Database) -> None:
+    job_id = submit(database)
+    with database.reading() as session:
+        assert jobs.get_job(session, job_id, KEY).id == job_id
+        for unknown, key in ((job_id, "key2"), ("0" * 32, KEY)):
+            with pytest.raises(NotFound) as caught:
+                jobs.get_job(session, unknown, key)
+            assert (caught.value.code, caught.value.detail) == (
+                "unknown_job",
+                "This key has no job with this id.",
+            )
+
+
+def test_a_job_is_accepted_with_the_transaction_or_not_at_all(database: Database) -> None:
+    def accept(session: Session) -> None:
+        jobs.create(session, key_id=KEY, test=False, model="m", version=1, instances=[1], ids=[None])
+        message = "the door fails after the change"
+        raise RuntimeError(message)
+
+    with pytest.raises(RuntimeError), database.transaction() as session:
+        accept(session)
+    assert claim(database) is None
+
+
+# --- Leases -----------------------------------------------------------------------------------------------
+
+
+def test_a_chunk_that_somebody_works_on_is_not_given_to_another(database: Database, clock: Clock) -> None:
+    submit(database)
+    chunk = claimed(database, "a")
+    assert (chunk.leased_by, chunk.leased_until, chunk.attempts) == ("a", EARLY + LEASE, 1)
+    clock.wait(LEASE)
+    assert claim(database, "b") is None
+
+
+def test_workers_that_claim_at_once_never_get_the_same_chunk(settings: Settings, database: Database) -> None:
+    job_id = submit(database, 12 * CHUNK_ROWS)
+    together = threading.Barrier(4)
+
+    def work(owner: str) -> list[int]:
+        own = Database(settings.sqlalchemy_url)
+        together.wait()
+        numbers = []
+        while (chunk := claim(own, owner)) is not None:
+            numbers.append(chunk.number)
+            assert finish(own, chunk, owner)
+        own.engine.dispose()
+        return numbers
+
+    with ThreadPoolExecutor(4) as pool:
+        taken = list(pool.map(work, "abcd"))
+    assert sorted(number for numbers in taken for number in numbers) == list(range(12))
+    assert progress(database, job_id).status == "completed"
+    assert [result[1:] for result in results(database, job_id)] == [str(row) for row in range(12 * CHUNK_ROWS)]
+
+
+def test_an_expired_lease_is_taken_over(database: Database, clock: Clock) -> None:
+    submit(database)
+    claimed(database, "a")
+    clock.wait(LEASE + SECOND)
+    chunk = claimed(database, "b")
+    assert (chunk.leased_by, chunk.leased_until, chunk.attempts) == ("b", clock.time + LEASE, 2)
+
+
+def test_the_former_holders_results_are_not_stored(database: Database, clock: Clock) -> None:
+    job_id = submit(database)
+    late = claimed(database, "a")
+    clock.wait(LEASE + SECOND)
+    chunk = claimed(database, "b")
+    assert not finish(database, late, "a", failed_rows=1)
+    assert (results(database, job_id), progress(database, job_id).failed) == ([], 0)
+    assert finish(database, chunk, "b")
+    assert not finish(database, late, "a")
+    assert not finish(database, chunk, "b")
+    assert results(database, job_id) == ["b0"]
+    assert claim(database) is None
+
+
+def test_a_late_holder_that_nobody_replaced_can_still_store_its_results(database: Database, clock: Clock) -> None:
+    job_id = submit(database)
+    chunk = claimed(database, "a")
+    clock.wait(10 * LEASE)
+    assert finish(database, chunk, "a")
+    assert progress(database, job_id).status == "completed"
+
+
+def test_a_job_whose_chunk_ends_every_worker_fails_with_a_reason(database: Database, clock: Clock) -> None:
+    bad = submit(database, CHUNK_ROWS + 1)
+    assert finish(database, claimed(database))
+    for attempt in range(MOST_ATTEMPTS):
+        assert progress(database, bad).status == "processing"
+        assert claimed(database).attempts == attempt + 1
+        clock.wait(LEASE + SECOND)
+    clock.wait(SECOND)
+    good = submit(database)
+
+    assert claim(database) is None
+    assert progress(database, bad) == Progress("failed", CHUNK_ROWS + 1, CHUNK_ROWS, 0, None)
+    assert failure(database, bad) == f"Rows from {CHUNK_ROWS} on could not be computed in {MOST_ATTEMPTS} attempts."
+    # What was done stays, and other jobs go on.
+    assert len(results(database, bad)) == CHUNK_ROWS
+    assert claimed(database).job_id == good
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_workers_do_each_row_has_exactly_one_result_or_the_job_has_failed(
+    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(jobs, "CHUNK_ROWS", 2)
+    chance = random.Random(seed)
+    job_id = submit(database, 7)
+    holding: dict[str, Chunk] = {}
+    seen = 0
+    while progress(database, job_id).status == "processing":
+        owner = chance.choice("abc")
+        act = chance.choice(["claim", "finish", "die", "wait"])
+        if act == "wait":
+            clock.wait(LEASE / 2 + SECOND)
+        elif act == "die":
+            holding.pop(owner, None)
+        elif owner not in holding:
+            if (chunk := claim(database, owner)) is not None:
+                holding[owner] = chunk
+        elif act == "finish":
+            finish(database, holding.pop(owner), owner)
+        done = progress(database, job_id).done
+        assert done >= seen, "progress went back"
+        seen = done
+    rows = [int(result[1:]) for result in results(database, job_id)]
+    state = progress(database, job_id)
+    assert len(rows) == len(set(rows)) == state.done
+    assert rows == sorted(rows)
+    assert (state.status, state.done) == ("completed", 7) or failure(database, job_id)
+
+
+# --- Progress ---------------------------------------------------------------------------------------------
+
+
+def test_progress_counts_rows_and_tells_how_long_the_rest_will_take(database: Database, clock: Clock) -> None:
+    job_id = submit(database, 3 * CHUNK_ROWS)
+    total = 3 * CHUNK_ROWS
+    assert progress(database, job_id) == Progress("processing", total, 0, 0, None)
+    clock.wait(10 * SECOND)
+    finish(database, claimed(database), failed_rows=7)
+    assert progress(database, job_id) == Progress("processing", total, CHUNK_ROWS, 7, 20.0)
+    clock.wait(30 * SECOND)
+    finish(database, claimed(database), failed_rows=1)
+    assert progress(database, job_id) == Progress("processing", total, 2 * CHUNK_ROWS, 8, 20.0)
+    finish(database, claimed(database))
+    assert progress(database, job_id) == Progress("completed", total, total, 8, None)
+
+
+def test_results_are_in_the_order_of_the_request_whichever_chunk_was_done_first(database: Database) -> None:
+    job_id = submit(database, 2 * CHUNK_ROWS)
+    first, second = claimed(database), claimed(database)
+    finish(database, second)
+    assert results(database, job_id)[0] == f"a{CHUNK_ROWS}"
+    finish(database, first)
+    assert results(database, job_id) == [f"a{row}" for row in range(2 * CHUNK_ROWS)]
+
+
+def test_a_cancelled_job_is_not_worked_on_and_keeps_what_is_done(database: Database) -> None:
+    job_id = submit(database, 3 * CHUNK_ROWS)
+    finish(database, claimed(database))
+    in_hand = claimed(database)
+    cancel(database, job_id)
+    assert progress(database, job_id) == Progress("cancelled", 3 * CHUNK_ROWS, CHUNK_ROWS, 0, None)
+    assert claim(database) is None
+    finish(database, in_hand)
+    assert progress(database, job_id).status == "cancelled"
+    assert len(results(database, job_id)) == 2 * CHUNK_ROWS
+
+
+def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
+    done = submit(database)
+    finish(database, claimed(database))
+    cancel(database, done)
+    assert progress(database, done).status == "completed"
+    failed = submit(database)
+    with database.transaction() as session:
+        jobs.fail(jobs.get_job(session, failed, KEY), "It cannot go on.")
+    cancel(database, failed)
+    assert progress(database, failed).status == "failed"
+
+
+# --- The worker -------------------------------------------------------------------------------------------
+
+
+def register(parts: Parts) -> None:
+    """Upload and activate the next version of the model, which takes people from 18 on."""
+    declared = [{"name": "age", "minimum": 18}]
+    signature = learn(MODEL, assemble, reference=FRAME, declared=declared).signature
+    with parts.database.transaction() as session:
+        version = registry.add_version(
+            session,
+            "cli:ann",
+            parts.settings.derive("versions"),
+            "credit",
+            artifact=parts.artifacts.put(skops.io.dumps(MODEL)),
+            signature=signature.as_dict(),
+            report={},
+            card={},
+        )
+        session.flush()
+        registry.activate(session, "cli:ann", "credit", version.number)
+
+
+def started(settings: Settings) -> Parts:
+    parts = app.make_parts(settings)
+    register(parts)
+    parts.spool.start()
+    parts.follower.start(None)
+    return parts
+
+
+def stop(parts: Parts) -> None:
+    parts.follower.stop()
+    parts.spool.stop()
+    parts.database.engine.dispose()
+
+
+@pytest.fixture
+def parts(settings: Settings, database: Database) -> Iterator[Parts]:
+    """The parts of a worker's process, started, with one active version."""
+    made = started(settings)
+    yield made
+    stop(made)
+
+
+@pytest.fixture
+def worker(parts: Parts) -> Worker:
+    return Worker(parts, "this-host")
+
+
+def logged(parts: Parts) -> list[Prediction]:
+    """Move the spool into SQL, as the log writer does; give what is in the log."""
+    LogWriter(parts.database, parts.settings.spool_dir, "this-host").drain()
+    with parts.database.reading() as session:
+        return list(session.scalars(sa.select(Prediction).order_by(sa.text("rowid"))))
+
+
+def test_without_jobs_there_is_nothing_to_do(worker: Worker) -> None:
+    assert not worker.work_once()
+
+
+def test_a_worker_computes_a_chunk_and_logs_it_as_a_batch(worker: Worker, parts: Parts) -> None:
+    job_id = submit(parts.database, [{"age": 20}, {"age": 50}], ids=["order 7", None])
+    assert worker.work_once()
+    assert not worker.work_once()
+    assert progress(parts.database, job_id) == Progress("completed", 2, 2, 0, None)
+    first, second = results(parts.database, job_id)
+    table = MODEL.predict_proba(FRAME.iloc[[0, 3]]).tolist()
+    assert first == {
+        "id": "order 7",
+        "prediction": "no",
+        "probability": table[0][0],
+        "probabilities": {"no": table[0][0], "yes": table[0][1]},
+        "model": "credit",
+        "model_version": "1",
+        "prediction_id": f"{job_id}-0",
+    }
+    assert (second["prediction"], second["prediction_id"], "id" in second) == ("yes", f"{job_id}-1", False)
+    assert [(row.id, row.source, row.key_id, row.client_id, row.instance) for row in logged(parts)] == [
+        (f"{job_id}-0", "batch", KEY, "order 7", {"age": 20.0}),
+        (f"{job_id}-1", "batch", KEY, None, {"age": 50.0}),
+    ]
+
+
+def test_a_test_keys_batch_is_logged_as_a_test(worker: Worker, parts: Parts) -> None:
+    submit(parts.database, test=True)
+    worker.work_once()
+    assert [row.source for row in logged(parts)] == ["test"]
+
+
+def test_rows_that_cannot_be_answered_have_their_errors_in_place(worker: Worker, parts: Parts) -> None:
+    rows: list[object] = [{"age": 30}] * (CHUNK_ROWS + 6)
+    rows[1] = {"age": 17}
+    rows[CHUNK_ROWS] = "not an object"
+    rows[CHUNK_ROWS + 2] = {"age": "old", "colour": "red"}
+    job_id = submit(parts.database, rows, ids=[str(number) for number in range(len(rows))])
+    assert [worker.work_once() for _ in range(3)] == [True, True, False]
+    assert progress(parts.database, job_id) == Progress("completed", len(rows), len(rows), 3, None)
+    found = results(parts.database, job_id)
+    assert [result["id"] for result in found] == [str(number) for number in range(len(rows))]
+    errors = {number: result["error"] for number, result in enumerate(found) if "error" in result}
+    assert set(errors) == {1, CHUNK_ROWS, CHUNK_ROWS + 2}
+    assert errors[1]["code"] == "invalid_instances"
+    assert errors[1]["errors"] == [
+        {"pointer": "/instances/1/age", "code": "out_of_bounds", "message": "Must be at least 18."}
+    ]
+    assert [each["pointer"] for each in errors[CHUNK_ROWS]["errors"]] == [f"/instances/{CHUNK_ROWS}"]
+    assert {each["pointer"] for each in errors[CHUNK_ROWS + 2]["errors"]} == {
+        f"/instances/{CHUNK_ROWS + 2}/age",
+        f"/instances/{CHUNK_ROWS + 2}/colour",
+    }
+    # Only what was answered is a prediction.
+    assert len(logged(parts)) == len(rows) - 3
+
+
+def test_a_batch_without_one_good_row_is_completed_too(worker: Worker, parts: Parts) -> None:
+    job_id = submit(parts.database, [{"age": 1}, {}])
+    worker.work_once()
+    assert progress(parts.database, job_id) == Progress("completed", 2, 2, 2, None)
+    assert logged(parts) == []
+
+
+def test_a_job_gets_the_version_it_was_accepted_for(worker: Worker, parts: Parts) -> None:
+    job_id = submit(parts.database, 3)
+    register(parts)
+    worker.work_once()
+    assert {result["model_version"] for result in results(parts.database, job_id)} == {"1"}
+
+
+def test_a_version_that_was_registered_a_moment_ago_is_found(worker: Worker, parts: Parts) -> None:
+    register(parts)
+    job_id = submit(parts.database, 3, version=2)
+    worker.work_once()
+    assert {result["model_version"] for result in results(parts.database, job_id)} == {"2"}
+
+
+def test_a_job_whose_version_cannot_be_loaded_fails_with_the_reason(worker: Worker, parts: Parts) -> None:
+    bad, good = submit(parts.database, version=9), submit(parts.database)
+    assert [worker.work_once() for _ in range(3)] == [True, True, False]
+    assert progress(parts.database, bad).status == "failed"
+    assert failure(parts.database, bad) == "“credit” has no version 9."
+    assert progress(parts.database, good).status == "completed"
+
+
+def test_without_a_prediction_log_there_are_results_only(settings: Settings, database: Database) -> None:
+    parts = started(replace(settings, prediction_log=0.0))
+    job_id = submit(parts.database, 3)
+    Worker(parts, "this-host").work_once()
+    assert progress(parts.database, job_id).status == "completed"
+    assert logged(parts) == []
+    stop(parts)
+
+
+def test_a_chunk_that_is_computed_again_after_a_crash_is_logged_once(
+    worker: Worker, parts: Parts, clock: Clock
+) -> None:
+    job_id = submit(parts.database, 3)
+    worker.work_once()
+    # As if the worker had died when the rows were logged and the results not yet stored.
+    with parts.database.transaction() as session:
+        session.execute(sa.update(Chunk).values(results=None, done_at=None, leased_until=clock.time))
+    clock.wait(LEASE + SECOND)
+    assert Worker(parts, "another-host").work_once()
+    assert len(results(parts.database, job_id)) == 3
+    assert [row.id for row in logged(parts)] == [f"{job_id}-{row}" for row in range(3)]
+
+
+def test_a_full_spool_makes_the_worker_wait_and_costs_the_job_no_attempt(
+    settings: Settings, database: Database
+) -> None:
+    parts = started(replace(settings, spool_full="refuse", spool_max_bytes=1000))
+    worker = Worker(parts, "this-host")
+    first = submit(parts.database, 10)
+    assert worker.work_once()
+    eventually(lambda: parts.spool.full)
+    second = submit(parts.database, 3)
+    assert not worker.work_once()
+    with parts.database.reading() as session:
+        assert session.scalars(sa.select(Chunk.attempts).where(Chunk.job_id == second)).all() == [0]
+    eventually(lambda: len(logged(parts)) == 10)
+    eventually(lambda: not parts.spool.full)
+    assert worker.work_once()
+    assert [progress(parts.database, job_id).status for job_id in (first, second)] == ["completed"] * 2
+    stop(parts)
+
+
+def test_a_running_worker_ends_when_it_is_stopped_and_has_done_everything(worker: Worker, parts: Parts) -> None:
+    job_ids = [submit(parts.database, CHUNK_ROWS + 1) for _ in range(2)]
+    running = threading.Thread(target=worker.run)
+    running.start()
+    eventually(lambda: all(progress(parts.database, job_id).status == "completed" for job_id in job_ids))
+    worker.stop()
+    running.join()
+    found = [row.id for row in logged(parts)]
+    assert len(found) == len(set(found)) == 2 * (CHUNK_ROWS + 1)
