@@ -68,11 +68,15 @@ class Child:
         """Whether it runs no more."""
         return self.process is None or self.process.poll() is not None
 
-    def stop(self) -> None:
-        """Ask it to end, and wait; kill it when it does not."""
-        if self.process is None or self.ended():
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, if it runs."""
+        if self.process is not None and not self.ended():
+            self.process.terminate()
+
+    def await_end(self) -> None:
+        """Wait until it has ended; kill it when it does not."""
+        if self.process is None:
             return
-        self.process.terminate()
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -96,7 +100,7 @@ class Child:
 
 
 def _children(settings: Settings, *, with_worker: bool) -> list[Child]:
-    """Give the processes in the order of starting; they stop in the opposite one, the log writer last."""
+    """Give the processes in the order of starting. The first is the log writer, which ends last."""
     modelport = [sys.executable, "-m", "webapp.cli"]
     web_environment = {**ONE_NATIVE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
     children = [Child("log-writer", [*modelport, "log-writer"])]
@@ -156,9 +160,18 @@ def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]
     try:
         _watch(children, stop)
     finally:
-        for child in reversed(children):
-            child.stop()
+        _end(children[1:])
+        # What the others have answered is in the spool now, and drained before this one ends.
+        _end(children[:1])
+        LOG.info("serve.stopped")
         os.close(lock)
+
+
+def _end(children: list[Child]) -> None:
+    for child in children:
+        child.ask_to_end()
+    for child in children:
+        child.await_end()
 
 
 def _watch(children: list[Child], stop: threading.Event) -> None:
