@@ -37,7 +37,7 @@ def pipeline_for(inputs: pd.DataFrame, target: pd.Series) -> Pipeline:
             ("words", OneHotEncoder(handle_unknown="ignore"), words),
         ]
     )
-    is_number = pd.api.types.is_float_dtype(target) or target.nunique() > FEW_CLASSES
+    is_number = pd.api.types.is_numeric_dtype(target) and target.nunique() > FEW_CLASSES
     forest = RandomForestRegressor if is_number else RandomForestClassifier
     return make_pipeline(columns, forest(n_estimators=100, random_state=0))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Flask, Response, jsonify
 from flask_limiter import Limiter
-from flask_limiter.util import get_remote_address
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -90,4 +89,4 @@ def root() -> AnyResponse:
 
 def _limited_by() -> str:
     # Never empty: the library takes an empty name for "no limit".
-    return get_remote_address() or "unknown"
+    return web.peer()

@@ -66,6 +66,8 @@ def _bind(text: str) -> str:
 def _rate_limit(text: str) -> str:
     try:
         limits.parse(text)
+        if len(limits.parse_many(text)) != 1:
+            raise ValueError(text)  # noqa: TRY301 - the same refusal
     except ValueError:
         message = 'must be a number per period, such as "1000/minute"'
         raise ValueError(message) from None

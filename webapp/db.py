@@ -100,6 +100,15 @@ def _engine(url: str, **options: Any) -> sa.Engine:  # noqa: ANN401 - as SQLAlch
     raise Invalid("database_url_unusable", detail)
 
 
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say in words that the database is away, locked or has no connection left."""
+    try:
+        yield
+    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError) as error:
+        raise Unavailable("database_unavailable", "The database does not answer at the moment; try again.") from error
+
+
 class Database:
     """The engine of one process. Making it opens nothing; connections are opened after the fork, on demand."""
 
@@ -122,15 +131,15 @@ class Database:
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """One transaction: leaving commits, raising rolls back."""
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with _answering(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
         if session.info.get("advanced"):
             self._announce()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A consistent view that changes nothing and, on SQLite, does not wait for writers."""
-        with Session(self._reader, expire_on_commit=False) as session, session.begin():
+        """A consistent view that changes nothing and takes no write lock."""
+        with _answering(), Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
 

@@ -1,4 +1,8 @@
-"""Follows the committed state: each process that predicts has one thread that loads what changed, then switches."""
+"""Follows the committed state: each process that predicts learns of changes at once, and loads what they need.
+
+Two threads: one reads, so that keys are fresh and others hear of this process however long a load takes; one
+loads versions and switches to them.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,16 @@ LOOK_SECONDS = 0.05
 POLL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 5.0
 CATCH_UP_SECONDS = 2.0
+# What could not be loaded may be loadable a little later.
+RETRY_LOAD_SECONDS = 10.0
+# The database is polled every second; after so many without an answer it counts as away.
+DATABASE_AWAY_SECONDS = 5.0
 
 HOST = socket.gethostname()
 
 
 class Follower:
-    """Keeps a process's runtime and key ring at the newest committed generation."""
+    """Keeps a process's key ring and runtime at the newest committed generation."""
 
     def __init__(self, database: Database, runtime: Runtime, ring: KeyRing, signal: Signal, default_limit: str) -> None:
         """Make it; nothing is read before `start`."""
@@ -35,45 +43,68 @@ class Follower:
         self._ring = ring
         self._signal = signal
         self._default_limit = default_limit
-        self._generation = 0
-        self._failure = ""
         self._slot: int | None = None
+        self._read = Catalog()
+        self._loaded = 0
+        self._failure = ""
+        self._heard = 0.0
         self._stop = threading.Event()
-        self._followed = threading.Condition()
         self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._to_load = threading.Event()
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def informed(self) -> bool:
+        """Whether the committed state was ever read: before that, nothing is known of keys and models."""
+        return self._read.generation > 0
+
+    @property
+    def database_answers(self) -> bool:
+        """Whether the database was heard of lately."""
+        return time.monotonic() - self._heard < DATABASE_AWAY_SECONDS
 
     def start(self, slot: int | None) -> None:
-        """Load the present state, then follow in a thread. A web worker gives its slot, to be waited for."""
+        """Load the present state, then follow in threads. A web worker gives its slot, to be waited for."""
         self._slot = slot
         # Said before reading: an activation that is committed from now on waits for this worker.
         self._try(self._report)
-        self._try(self._follow)
-        self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
-        self._thread.start()
+        self._try(self._look)
+        self._try(self._load)
+        for name, work in (("follower", self._reading), ("loader", self._loading)):
+            thread = threading.Thread(target=work, name=name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread; a web worker is no longer waited for."""
+        """End the threads; a web worker is no longer waited for."""
         self._stop.set()
         self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
+        self._to_load.set()
+        for thread in self._threads:
+            thread.join()
         self._try(self._leave)
 
-    def catch_up(self) -> bool:
+    def catch_up(self, *, loaded: bool) -> bool:
         """When something changed that this process has not seen, see it now; tells whether it was so.
 
-        Asked only when a key, a model or a version is unknown: it may have been made a moment ago.
+        Asked only when a key, a model or a version is unknown: it may have been made a moment ago. `loaded`
+        waits for the switch too, which a version needs and a key does not.
         """
         sent = self._signal.sent()
-        with self._followed:
-            if self._thread is None or self._signal.seen == sent:
+        with self._changed:
+            if not self._threads or (self._signal.seen == sent and not (loaded and self._behind())):
                 return False
             self._wake.set()
-            # A pass that had begun before the change does not count.
-            return self._followed.wait_for(lambda: self._signal.seen >= sent, CATCH_UP_SECONDS)
+            # A look that had begun before the change does not count.
+            return self._changed.wait_for(
+                lambda: self._signal.seen >= sent and not (loaded and self._behind()), CATCH_UP_SECONDS
+            )
 
-    def _run(self) -> None:
+    def _behind(self) -> bool:
+        return self._loaded < self._read.generation
+
+    def _reading(self) -> None:
         polled = beat = time.monotonic()
         while not self._stop.is_set():
             self._wake.wait(LOOK_SECONDS)
@@ -81,10 +112,17 @@ class Follower:
             moment = time.monotonic()
             if self._signal.seen != self._signal.sent() or moment - polled >= POLL_SECONDS:
                 polled = moment
-                self._try(self._follow)
+                self._try(self._look)
             if moment - beat >= HEARTBEAT_SECONDS:
                 beat = moment
                 self._try(self._report)
+
+    def _loading(self) -> None:
+        while not self._stop.is_set():
+            self._to_load.wait(RETRY_LOAD_SECONDS if self._failure else None)
+            self._to_load.clear()
+            if not self._stop.is_set():
+                self._try(self._load)
 
     def _try(self, step: Callable[[], None]) -> None:
         """Do a step that needs the database; without it the process goes on with what it has."""
@@ -94,39 +132,47 @@ class Follower:
             metrics.FOLLOW_FAILURES.inc()
             LOG.warning("follow.failed", extra={"reason": type(error).__name__})
 
-    def _follow(self) -> None:
+    def _look(self) -> None:
+        """Read what is committed: keys serve at once, versions when they are loaded."""
         sent = self._signal.sent()
         try:
             with self._database.reading() as session:
-                if generation.current(session) == self._generation:
+                self._heard = time.monotonic()
+                if generation.current(session) == self._read.generation:
                     return
                 catalog = registry.catalog(session)
-                live = keys.live_keys(session, self._default_limit)
-            self._ring.snapshot = live
-            failures = self._runtime.switch(catalog)
-            self._note(catalog, failures)
+                self._ring.snapshot = keys.live_keys(session, self._default_limit)
+            self._read = catalog
+            self._to_load.set()
         finally:
-            with self._followed:
-                self._signal.seen = sent
-                self._followed.notify_all()
-        self._report()
+            self._tell(lambda: setattr(self._signal, "seen", sent))
 
-    def _note(self, catalog: Catalog, failures: list[str]) -> None:
-        self._generation = catalog.generation
+    def _load(self) -> None:
+        catalog = self._read
+        if catalog.generation == self._loaded and not self._failure:
+            return
+        failures = self._runtime.switch(catalog)
         self._failure = "; ".join(failures)
+        for failure in failures:
+            metrics.FOLLOW_FAILURES.inc()
+            LOG.error("follow.not_loaded", extra={"reason": failure})
         metrics.GENERATION.set(catalog.generation)
         for version in catalog.active_versions():
             if (accuracy := catalog.models[version.model].accuracy) is not None:
                 metrics.MODEL_ACCURACY.labels(version.model, version.shown).set(accuracy)
-        for failure in failures:
-            metrics.FOLLOW_FAILURES.inc()
-            LOG.error("follow.not_loaded", extra={"reason": failure})
+        self._tell(lambda: setattr(self, "_loaded", catalog.generation))
         LOG.info("follow.switched", extra={"generation": catalog.generation})
+        self._report()
+
+    def _tell(self, change: Callable[[], None]) -> None:
+        with self._changed:
+            change()
+            self._changed.notify_all()
 
     def _report(self) -> None:
         if self._slot is not None:
             with self._database.transaction() as session:
-                fleet.report(session, HOST, self._slot, os.getpid(), self._generation, self._failure)
+                fleet.report(session, HOST, self._slot, os.getpid(), self._loaded, self._failure)
 
     def _leave(self) -> None:
         if self._slot is not None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hmac
 import ipaddress
 
-import sqlalchemy.exc
 from flask import Blueprint, Response, jsonify, request
 
-from webapp import generation, metrics, web
-from webapp.errors import Forbidden
+from webapp import metrics, web
+from webapp.errors import Forbidden, Unavailable
 
 door = Blueprint("health", __name__)
 
@@ -19,7 +18,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 @door.get("/health")
 def health() -> Response:
     """Answer the guide's probe."""
-    active = web.parts().runtime.catalog.active_versions()
+    active = web.parts().runtime.active_versions()
     return jsonify(status="healthy", model_loaded=bool(active), models={each.model: each.shown for each in active})
 
 
@@ -30,27 +29,25 @@ def live() -> Response:
 
 
 @door.get("/readyz")
-def ready() -> tuple[Response, int]:
+def ready() -> Response:
     """Say whether predictions can be answered: what is active is loaded and the log has room."""
     made = web.parts()
-    reasons = []
+    reasons = [] if made.follower.informed else ["the committed state has not been read yet"]
     if not made.runtime.serves_all():
         reasons.append("an active version is not loaded")
     if made.spool.full:
         reasons.append("the spool is full")
-    degraded = [] if _database_answers() else ["database"]
     if reasons:
-        return jsonify(status="not ready", reasons=reasons, degraded=degraded), 503
-    return jsonify(status="ready", degraded=degraded), 200
+        raise Unavailable("not_ready", f"Not ready: {'; '.join(reasons)}.")
+    # Without the database, predictions go on: not less ready, but worth knowing.
+    return jsonify(status="ready", degraded=[] if made.follower.database_answers else ["database"])
 
 
-def _database_answers() -> bool:
+def _is_loopback(address: str | None) -> bool:
     try:
-        with web.parts().database.reading() as session:
-            generation.current(session)
-    except sqlalchemy.exc.SQLAlchemyError:
+        return ipaddress.ip_address(address or "").is_loopback
+    except ValueError:
         return False
-    return True
 
 
 @door.get("/metrics")
@@ -58,7 +55,7 @@ def exposition() -> Response:
     """Give the metrics of all workers of this host, to who holds the token or sits on this machine."""
     settings = web.parts().settings
     if settings.metrics_token is None:
-        allowed = ipaddress.ip_address(request.remote_addr or "0.0.0.0").is_loopback  # noqa: S104 - no peer known
+        allowed = _is_loopback(request.remote_addr)
     else:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         allowed = hmac.compare_digest(given.encode(), settings.metrics_token.encode())

@@ -16,6 +16,8 @@ from webapp.errors import NotFound
 
 CHUNK_ROWS = 500
 LEASE = timedelta(seconds=30)
+# A chunk that could not be computed waits so long for its next attempt, then twice, then three times.
+PAUSE = timedelta(seconds=2)
 # A chunk that ends its worker each time must not do so for ever.
 MOST_ATTEMPTS = 5
 
@@ -162,6 +164,27 @@ def claim(session: Session, owner: str) -> tuple[Job, Chunk] | None:
         return None
     chunk.leased_by, chunk.leased_until = owner, now() + LEASE
     return job, chunk
+
+
+def renew(session: Session, chunk: Chunk, owner: str) -> None:
+    """Keep the lease of a chunk that is still worked on."""
+    session.execute(
+        sa.update(Chunk)
+        .where(Chunk.job_id == chunk.job_id, Chunk.number == chunk.number, Chunk.leased_by == owner)
+        .values(leased_until=now() + LEASE)
+    )
+
+
+def give_back(session: Session, chunk: Chunk, owner: str, reason: str) -> None:
+    """Leave a chunk that could not be computed to a later attempt; after the last one its job ends with the reason."""
+    if chunk.attempts >= MOST_ATTEMPTS:
+        fail(session.get_one(Job, chunk.job_id), reason)
+        return
+    session.execute(
+        sa.update(Chunk)
+        .where(Chunk.job_id == chunk.job_id, Chunk.number == chunk.number, Chunk.leased_by == owner)
+        .values(leased_until=now() + PAUSE * chunk.attempts)
+    )
 
 
 def finish(session: Session, chunk: Chunk, owner: str, found: list[Any], failed_rows: int) -> bool:

@@ -88,9 +88,11 @@ def _check_terms(scopes: Iterable[str], rate_limit: str | None, life: timedelta)
     if life <= timedelta(0):
         raise Invalid("expiry_in_the_past", "A key must expire in the future.")
     try:
-        limits.parse(rate_limit or "1/second")
+        several = len(limits.parse_many(rate_limit or "1/second")) > 1
     except ValueError:
-        raise Invalid("rate_limit_unreadable", f"“{rate_limit}” is no limit; write it like 1000/minute.") from None
+        several = True
+    if several:
+        raise Invalid("rate_limit_unreadable", f"“{rate_limit}” is no limit; write one, like 1000/minute.")
 
 
 def create(  # noqa: PLR0913 - the terms of a key, each by name

@@ -11,6 +11,7 @@ from pathlib import Path
 import sqlalchemy.exc
 
 from webapp.db import Database
+from webapp.errors import Unavailable
 from webapp.predictions import log, spool
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class LogWriter:
             stopping = self._stop.is_set()
             try:
                 inserted = self.drain()
-            except sqlalchemy.exc.SQLAlchemyError as error:
+            except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
                 LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
                 inserted, pause = 0, RETRY_SECONDS
                 self._places = None

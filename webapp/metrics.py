@@ -21,7 +21,7 @@ from prometheus_client import (
     values,
 )
 from prometheus_client.mmap_dict import MmapedDict
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +33,12 @@ _process = [UNSLOTTED]
 def enter(process: str) -> None:
     """Name the files of this process from now on; unique among the processes that live."""
     _process[0] = process
+
+
+def leave(process: str) -> None:
+    """Forget the gauges of a process that ends."""
+    if values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
+        mark_process_dead(process)
 
 
 if values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
@@ -73,7 +79,7 @@ RATE_LIMITED = Counter("modelport_rate_limited", "Requests refused by a rate lim
 GENERATION = Gauge(
     "modelport_generation",
     "The committed state that a web worker serves; the least of all workers.",
-    multiprocess_mode="min",
+    multiprocess_mode="livemin",
     registry=REGISTRY,
 )
 FOLLOW_FAILURES = Counter(

@@ -8,6 +8,5 @@ from pathlib import Path
 # Made by scripts/estimator_names.py from the installed scikit-learn, frozen for its minor version.
 _TABLE = json.loads((Path(__file__).parent / "names.json").read_text(encoding="utf-8"))
 
-SCIKIT_LEARN: str = _TABLE["scikit-learn"]
 PICKLE: frozenset[str] = frozenset(_TABLE["pickle"])
 SKOPS: frozenset[str] = frozenset(_TABLE["skops"])

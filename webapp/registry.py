@@ -16,6 +16,8 @@ from webapp.errors import Conflict, Invalid, NotFound
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# A version's number fits a database's integer.
+MOST_NUMBER_DIGITS = 10
 RESERVED_NAMES = frozenset({"stats"})
 
 
@@ -106,7 +108,7 @@ def get_model(session: Session, name: str) -> Model:
 def number_of(session: Session, name: str, asked: str) -> int:
     """Give the number of a version that is asked for by number or label."""
     model = get_model(session, name)
-    if asked.isdecimal():
+    if asked.isdecimal() and len(asked) < MOST_NUMBER_DIGITS:
         return int(asked)
     for version in model.versions:
         if version.label == asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import skops.io  # noqa: F401 - imported before the fork: all workers share it, and the first load is not slower
@@ -33,6 +34,8 @@ keepalive = 75
 timeout = 60
 graceful_timeout = 30
 control_socket_disable = True
+# Headers of proxies are believed by the application, as MODELPORT_TRUSTED_PROXIES says, not by Gunicorn.
+forwarded_allow_ips = ""
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - heartbeats off the disk
 accesslog = None
 logconfig_dict = logs.configuration(_settings.log_level)
@@ -56,6 +59,8 @@ def _parts(worker: Worker) -> Parts:
 def post_worker_init(worker: Worker) -> None:
     """Take a slot, open the spool, load what is active; the worker accepts its first request after this."""
     parts = _parts(worker)
+    # What estimators warn of is for those who train them; the filter is the process's, not a request's.
+    warnings.simplefilter("ignore")
     worker.slot = Slot(parts.settings.run_dir)
     metrics.enter(str(worker.slot.number))
     parts.spool.start()
@@ -63,9 +68,10 @@ def post_worker_init(worker: Worker) -> None:
 
 
 def worker_exit(server: Arbiter, worker: Worker) -> None:  # noqa: ARG001 - Gunicorn's interface
-    """Give everything back; after this no request is answered any more."""
+    """Give everything back. Requests that outlived the time to finish are not waited for."""
     if hasattr(worker, "slot"):
         parts = _parts(worker)
         parts.follower.stop()
         parts.spool.stop()
+        metrics.leave(str(worker.slot.number))
         worker.slot.release()

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from webapp.config import Settings
@@ -30,16 +30,21 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 0.2, 10.0, 30.0
 # One that never ran for long will not begin to: the start has failed.
 MOST_FIRST_STARTS = 5
 PR_SET_PDEATHSIG = 1
+# Names the supervisor to the processes it starts; who starts them by hand is not followed into death.
+SUPERVISOR = "SUPERVISED_BY"
 
 # Native libraries would each start a thread per core in every worker, and all wait for one another.
 ONE_NATIVE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 def die_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent ends, however that happens."""
-    parent = os.getppid()
+    """Have the kernel send SIGTERM to a supervised process when its supervisor ends, however that happens."""
+    supervisor = os.environ.get(SUPERVISOR)
+    if supervisor is None:
+        return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:
+    if os.getppid() != int(supervisor):
+        # It ended while this process was starting.
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -52,6 +57,8 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     pause_seconds: float = FIRST_PAUSE_SECONDS
+    # Without it nothing is served; the others are started again for ever.
+    essential: bool = True
     starts: int = 0
     was_steady: bool = False
     environment: dict[str, str] = field(default_factory=dict)
@@ -59,7 +66,9 @@ class Child:
     def start(self) -> None:
         """Start the process in a group of its own: Ctrl-C reaches the supervisor, which stops the others in order."""
         self.process = subprocess.Popen(  # noqa: S603 - our own command lines
-            self.command, env={**os.environ, **self.environment}, start_new_session=True
+            self.command,
+            env={**os.environ, **self.environment, SUPERVISOR: str(os.getpid())},
+            start_new_session=True,
         )
         self.started = time.monotonic()
         self.starts += 1
@@ -91,7 +100,7 @@ class Child:
             return False
         steady = alive_seconds > STEADY_SECONDS
         self.was_steady |= steady
-        if self.starts >= MOST_FIRST_STARTS and not self.was_steady:
+        if self.essential and self.starts >= MOST_FIRST_STARTS and not self.was_steady:
             detail = f"The {self.name} process ended {self.starts} times right after its start; its log says why."
             raise Unavailable("process_does_not_start", detail)
         self.pause_seconds = FIRST_PAUSE_SECONDS if steady else min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
@@ -102,12 +111,12 @@ class Child:
 def _children(settings: Settings, *, with_worker: bool) -> list[Child]:
     """Give the processes in the order of starting. The first is the log writer, which ends last."""
     modelport = [sys.executable, "-m", "webapp.cli"]
-    web_environment = {**ONE_NATIVE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
+    environment = {**ONE_NATIVE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
     children = [Child("log-writer", [*modelport, "log-writer"])]
     if with_worker:
-        children.append(Child("worker", [*modelport, "worker"], environment=ONE_NATIVE_THREAD))
+        children.append(Child("worker", [*modelport, "worker"], environment=environment, essential=False))
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:webapp.server"]
-    return [*children, Child("web", gunicorn, environment=web_environment)]
+    return [*children, Child("web", gunicorn, environment=environment)]
 
 
 def _lock(settings: Settings) -> int:
@@ -149,15 +158,15 @@ def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]
     _await_address(settings.bind)
     # Counters begin anew with the host's processes; within their life, files stay with their slots.
     shutil.rmtree(settings.run_dir / "metrics", ignore_errors=True)
-    (settings.run_dir / "metrics").mkdir(mode=0o700)
+    (settings.run_dir / "metrics").mkdir(mode=0o700, exist_ok=True)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     children = _children(settings, with_worker=with_worker)
-    for child in children:
-        child.start()
-    threading.Thread(target=_announce, args=(settings.bind, stop, on_ready), daemon=True).start()
     try:
+        for child in children:
+            child.start()
+        threading.Thread(target=_announce, args=(settings.bind, stop, on_ready), daemon=True).start()
         _watch(children, stop)
     finally:
         _end(children[1:])
@@ -189,13 +198,9 @@ def _watch(children: list[Child], stop: threading.Event) -> None:
 
 
 def _announce(bind: str, stop: threading.Event, on_ready: Callable[[], None]) -> None:
+    # Not through a proxy, whatever the environment says: the address is this machine's.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while not stop.wait(LOOK_SECONDS):
-        try:
-            with urllib.request.urlopen(f"http://{bind}/readyz", timeout=5):
-                on_ready()
-                return
-        except urllib.error.HTTPError:
+        with suppress(OSError), opener.open(f"http://{bind}/livez", timeout=5):
             on_ready()
             return
-        except OSError:
-            continue

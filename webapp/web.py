@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import logging
 import math
 import re
 import secrets
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from flask import Flask, Response, current_app, g, jsonify, request
@@ -31,7 +34,12 @@ from webapp.keys import KeyRecord, KeyRing
 from webapp.predictions.spool import Spool
 from webapp.serving.runtime import Runtime
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 LOG = logging.getLogger(__name__)
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 STATUS: dict[type[Refusal], HTTPStatus] = {
     errors.Malformed: HTTPStatus.BAD_REQUEST,
@@ -84,11 +92,34 @@ def install(app: Flask, made: Parts) -> None:
     app.json.compact = True  # type: ignore[attr-defined] # the default provider has it
     if hops := made.settings.trusted_proxies:
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops, x_host=hops)  # type: ignore[method-assign]
+    app.wsgi_app = _known_methods(app.wsgi_app)  # type: ignore[assignment, method-assign]
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(Refusal, _refusal)
     app.register_error_handler(HTTPException, _http_exception)
     app.register_error_handler(Exception, _unexpected)
+
+
+def _known_methods(wsgi_app: WSGIApplication) -> WSGIApplication:
+    """Call every method that HTTP does not have by one name: each would make metrics of its own."""
+
+    def call(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] not in METHODS:
+            environ["REQUEST_METHOD"] = "UNKNOWN"
+        return wsgi_app(environ, start_response)
+
+    return call
+
+
+def peer() -> str:
+    """The address that a request came from; of IPv6 the network, since one machine has all its addresses."""
+    try:
+        address = ipaddress.ip_address(request.remote_addr or "")
+    except ValueError:
+        return "unknown"
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
 
 
 def _begin() -> None:
@@ -210,15 +241,17 @@ def authenticate() -> KeyRecord:
     try:
         return made.ring.find(key)
     except errors.Unauthenticated:
+        if not made.follower.informed:
+            detail = "The server has not been able to read its keys yet; try again."
+            raise errors.Unavailable("state_unknown", detail) from None
         _count_failure()
-        if not made.follower.catch_up():
-            raise
+        made.follower.catch_up(loaded=False)
         return made.ring.find(key)
 
 
 def _count_failure() -> None:
     """Slow down who tries keys: by address, and without asking the database."""
-    identifiers = ("refused keys", request.remote_addr or "unknown")
+    identifiers = ("refused keys", peer())
     if not parts().strategy.hit(FAILURES, *identifiers):
         metrics.RATE_LIMITED.labels("address").inc()
         wait = _wait_seconds(FAILURES, identifiers)

@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy.exc
@@ -60,13 +61,18 @@ class Worker:
             return False
         job, chunk = claimed
         try:
-            loaded = self._loaded(job)
-        except Refusal as refusal:
+            with self._holding(chunk):
+                loaded = self._loaded(job)
+                outcomes = _outcomes(job, chunk, loaded)
+                self._log(job, chunk, loaded, outcomes)
+        except Exception as error:  # noqa: BLE001 - no chunk may end the worker; its attempts end the job
+            LOG.warning("worker.chunk_failed", extra={"job": job.id, "reason": type(error).__name__})
+            reason = (
+                error.detail if isinstance(error, Refusal) else f"It could not be computed ({type(error).__name__})."
+            )
             with self._parts.database.transaction() as session:
-                jobs.fail(jobs.get_job(session, job.id, job.key_id), refusal.detail)
+                jobs.give_back(session, chunk, self._owner, reason)
             return True
-        outcomes = _outcomes(job, chunk, loaded)
-        self._log(job, chunk, loaded, outcomes)
         results = [_result(outcome, given) for outcome, given in zip(outcomes, chunk.ids, strict=True)]
         failed = sum(isinstance(outcome, Invalid) for outcome in outcomes)
         with self._parts.database.transaction() as session:
@@ -74,11 +80,29 @@ class Worker:
         LOG.info("worker.chunk", extra={"job": job.id, "chunk": chunk.number, "rows": len(results), "stored": stored})
         return True
 
+    @contextmanager
+    def _holding(self, chunk: Chunk) -> Iterator[None]:
+        """Renew the lease as long as the chunk is worked on."""
+        done = threading.Event()
+
+        def renew() -> None:
+            while not done.wait(jobs.LEASE.total_seconds() / 3):
+                with suppress(sqlalchemy.exc.SQLAlchemyError, Refusal), self._parts.database.transaction() as session:
+                    jobs.renew(session, chunk, self._owner)
+
+        renewing = threading.Thread(target=renew, name="lease", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            done.set()
+            renewing.join()
+
     def _loaded(self, job: Job) -> LoadedVersion:
         try:
             return self._parts.runtime.served(job.model, job.version)
         except Refusal:
-            if not self._parts.follower.catch_up():
+            if not self._parts.follower.catch_up(loaded=True):
                 raise
             return self._parts.runtime.served(job.model, job.version)
 

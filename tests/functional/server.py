@@ -9,6 +9,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,17 @@ class Server:
         try:
             return connection.execute(statement, values).fetchall()
         finally:
+            connection.close()
+
+    @contextmanager
+    def locked_database(self) -> Iterator[None]:
+        """Hold the database so that nobody else can read or write it."""
+        connection = sqlite3.connect(self.data_dir / "modelport.db", timeout=30, isolation_level=None)
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            yield
+        finally:
+            connection.rollback()
             connection.close()
 
     def logged(self, prediction_id: str) -> tuple[Any, ...]:

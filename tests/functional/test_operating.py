@@ -122,7 +122,7 @@ def test_metrics_add_up_over_all_workers_and_their_successors(new_server: Callab
             os.kill(pid, signal.SIGKILL)
         eventually(lambda gone=before: len(set(server.worker_pids()) - set(gone)) == 2)  # type: ignore[misc]
     assert 0 < metric(server, "model_accuracy") <= 1
-    assert len(list((server.data_dir / "run" / "metrics").glob("counter_*.db"))) <= 3
+    assert len(list((server.data_dir / "run" / "metrics").glob("counter_*.db"))) <= 4
 
 
 def test_a_stop_drains_the_log_and_a_killed_supervisor_takes_everyone_along(new_server: Callable[..., Server]) -> None:
@@ -172,3 +172,46 @@ def test_the_history_says_who_when_from_to_and_why(server: Server, tmp_path: Pat
     assert (again.status_code, again.json()["code"]) == (409, "already_active")
     nothing = server.post("/models/credit-risk/rollback", {}, key)
     assert (nothing.status_code, nothing.json()["code"]) == (409, "nothing_to_roll_back_to")
+
+
+def test_made_up_methods_make_no_metrics_of_their_own(server: Server) -> None:
+    for number in range(20):
+        requests.request(f"MADEUP{number}", f"{server.url}/health", timeout=30)
+    text = requests.get(f"{server.url}/metrics", timeout=30).text
+    assert 'method="UNKNOWN"' in text
+    assert "MADEUP" not in text
+
+
+def test_a_header_of_a_proxy_that_is_not_trusted_changes_nothing(server: Server) -> None:
+    headers = {"SCRIPT_NAME": "/foo", "X-Forwarded-For": "unknown", "X-Request-ID": "chosen-by-the-caller"}
+    response = requests.get(f"{server.url}/health", headers=headers, timeout=30)
+    assert response.status_code == 200
+    assert response.headers["X-Request-ID"] != "chosen-by-the-caller"
+    assert requests.get(f"{server.url}/metrics", headers=headers, timeout=30).status_code == 200
+
+
+def test_processes_whose_supervisor_dies_at_their_start_end_too(new_server: Callable[..., Server]) -> None:
+    server = new_server()
+    with server.log.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "webapp.cli", "serve"], env=server.environment, stdout=log, stderr=log
+        )
+    everyone = eventually(lambda: found if len(found := descendants(process.pid)) > 3 else None)
+    process.kill()
+    process.wait()
+    eventually(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in everyone), within_seconds=60)
+
+
+def test_a_worker_that_starts_while_the_database_is_away_does_not_call_good_keys_bad(
+    new_server: Callable[..., Server],
+) -> None:
+    server = new_server(workers=1)
+    server.cli("demo")
+    server.start()
+    key = server.key()
+    (pid,) = server.worker_pids()
+    with server.locked_database():
+        os.kill(pid, signal.SIGKILL)
+        seen = {server.post("/predict", INSTANCE, key).status_code for _ in range(3)}
+    assert seen == {503}
+    eventually(lambda: server.post("/predict", INSTANCE, key).status_code == 200)

@@ -77,7 +77,7 @@ def loaded_version(model: str, number: int | None) -> LoadedVersion:
     try:
         return made.runtime.served(model, number)
     except (NotFound, Conflict):
-        if not made.follower.catch_up():
+        if not made.follower.catch_up(loaded=True):
             raise
         return made.runtime.served(model, number)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
+import pwd
 import sys
 from functools import cached_property
 from importlib import import_module
@@ -66,7 +66,10 @@ class Console:
     @property
     def actor(self) -> str:
         """Who is noted for a change: the user of the operating system."""
-        return f"cli:{getpass.getuser()}"
+        try:
+            return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+        except KeyError:
+            return f"cli:uid {os.getuid()}"
 
     def answer(self, document: dict[str, Any], text: str) -> None:
         """Answer on stdout: the one document with --json, else the text."""

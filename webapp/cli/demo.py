@@ -63,7 +63,7 @@ def demo(console: Console) -> None:
     if not there:
         click.echo("Training the demo model and uploading it …", err=True)
         _upload(console)
-    if not first_call.key_file(settings).exists():
+    if not _key_is_live(console):
         _make_key(console)
     console.answer({"model": first_call.MODEL, "curl": first_call.curl(settings)}, "The demo is in place.")
 
@@ -82,11 +82,22 @@ def _upload(console: Console) -> None:
         uploads.upload(models.desk(console), console.actor, first_call.MODEL, files, label="1.0.0", activate=True)
 
 
+def _key_is_live(console: Console) -> bool:
+    """Whether the kept key belongs to this database: the file may have outlived another one."""
+    try:
+        key = first_call.key_file(console.settings).read_text(encoding="ascii")
+    except FileNotFoundError:
+        return False
+    with console.database.reading() as session:
+        live = keys.live_keys(session, console.settings.rate_limit)
+    return keys.digest(console.settings.derive(keys.PEPPER), key) in live
+
+
 def _make_key(console: Console) -> None:
     pepper = console.settings.derive(keys.PEPPER)
     with console.database.transaction() as session:
         _, key = keys.create(session, console.actor, pepper, "demo", scopes=keys.SCOPES)
         # Inside the transaction: a key that could not be kept is not made.
-        descriptor = os.open(first_call.key_file(console.settings), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(first_call.key_file(console.settings), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(key)

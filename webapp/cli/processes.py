@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import click
 
-from webapp import log_writer, logs, supervisor, worker
+from webapp import log_writer, logs, metrics, supervisor, worker
 from webapp.app import make_parts
 from webapp.cli import Command, Console, first_call, pass_console
 from webapp.follower import HOST
@@ -36,6 +37,8 @@ def work(console: Console) -> None:
     supervisor.die_with_parent()
     logs.set_up(console.settings.log_level)
     console.database.engine.dispose()
+    metrics.enter("worker")
+    warnings.simplefilter("ignore")
     parts = make_parts(console.settings)
     parts.spool.start()
     parts.follower.start(slot=None)

@@ -8,10 +8,10 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from webapp.errors import Invalid, TooLarge
 from webapp.signature import Signature, from_dict
@@ -91,12 +91,11 @@ def _run(act: str, files: Mapping[str, Path | IO[bytes]], out: IO[bytes], job: d
     with ExitStack() as stack:
         opened = {name: _reading(stack, file) for name, file in files.items()}
         inherited = [*opened.values(), out.fileno()]
-        text = json.dumps({**job, "files": opened, "out": out.fileno()})
-        command = [sys.executable, "-I", "-m", "webapp.intake.child", act, text]
+        command = [sys.executable, "-I", "-m", "webapp.intake.child", act]
         child = stack.enter_context(
             subprocess.Popen(  # noqa: S603 - our own module
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=inherited,
@@ -104,7 +103,8 @@ def _run(act: str, files: Mapping[str, Path | IO[bytes]], out: IO[bytes], job: d
                 env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
             )
         )
-        return _answer(child)
+        text = json.dumps({**job, "files": opened, "out": out.fileno()})
+        return _answer(child, text.encode())
 
 
 def _reading(stack: ExitStack, file: Path | IO[bytes]) -> int:
@@ -114,12 +114,15 @@ def _reading(stack: ExitStack, file: Path | IO[bytes]) -> int:
     return file.fileno()
 
 
-def _answer(child: subprocess.Popen[bytes]) -> dict[str, Any]:
+def _answer(child: subprocess.Popen[bytes], job: bytes) -> dict[str, Any]:
+    assert child.stdin is not None
     assert child.stdout is not None
     # Its own limit of CPU time ends a child that computes; this one ends a child that waits.
     overdue = threading.Timer(CHILD_SECONDS, child.kill)
     overdue.start()
     try:
+        with suppress(BrokenPipeError), child.stdin:
+            child.stdin.write(job)
         content = child.stdout.read(MOST_ANSWER_BYTES)
     finally:
         overdue.cancel()
@@ -136,10 +139,15 @@ def _answer(child: subprocess.Popen[bytes]) -> dict[str, Any]:
     return done
 
 
+def _no_constant(literal: str) -> NoReturn:
+    message = f"{literal} is not JSON"
+    raise ValueError(message)
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """Read a `metadata.json`, the guide's form or ours."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
     except (OSError, ValueError) as error:
         raise Invalid("metadata_unreadable", f"{path.name} cannot be read as JSON: {error}") from None
     if not isinstance(document, dict):

@@ -219,7 +219,7 @@ def prove(job: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Do the act named on the command line, and answer on stdout."""
     lock()
-    act, job = sys.argv[1], json.loads(sys.argv[2])
+    act, job = sys.argv[1], json.load(sys.stdin)
     answer: dict[str, Any]
     # Whatever is printed while a model is read must not look like the answer.
     stdout, sys.stdout = sys.stdout, sys.stderr

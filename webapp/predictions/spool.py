@@ -110,8 +110,10 @@ class Spool:
 
     def start(self) -> None:
         """Begin to append and to synchronise; once, after the fork."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._open_segment()
+        # Without a segment a process serves all the same: the next append opens one, or counts what is lost.
+        with suppress(OSError):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._open_segment()
         self._syncing = threading.Thread(target=self._synchronise, name="spool", daemon=True)
         self._syncing.start()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,8 @@ import pandas as pd
 from webapp.errors import Invalid, Problem
 from webapp.signature import Feature, Row, Signature, Value
 
-Named = dict[str, Any]
+# So many rows that are refused are named; more help nobody.
+MOST_REFUSED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,32 +41,44 @@ class Predictor:
         """
         try:
             return self._outcomes(rows)
-        except (ValueError, TypeError):
-            problems = tuple(pointer for row, pointer in zip(rows, pointers, strict=True) if self._refuses(row))
-            message = "The model cannot take these values together, though each is acceptable."
-            raise Invalid(
-                "model_refused_input",
-                "The model itself refused the input.",
-                problems=tuple(Problem(pointer, "model_refused_input", message) for pointer in problems),
-            ) from None
+        except Invalid as invalid:
+            code, detail = invalid.code, invalid.detail
+        problems = tuple(Problem(pointer, code, detail) for pointer in self._refused(rows, pointers))
+        raise Invalid(code, detail, problems=problems)
 
-    def _refuses(self, row: Row) -> bool:
-        try:
-            self._outcomes([row])
-        except (ValueError, TypeError):
-            return True
-        return False
+    def _refused(self, rows: Sequence[Row], pointers: Sequence[str]) -> list[str]:
+        """Find the rows that the estimator refuses, by halves: one among thousands costs a few attempts."""
+        found: list[str] = []
+        waiting = [(0, len(rows))]
+        while waiting and len(found) < MOST_REFUSED:
+            first, end = waiting.pop()
+            try:
+                self._outcomes(rows[first:end])
+            except Invalid:
+                middle = (first + end) // 2
+                if end - first == 1:
+                    found.append(pointers[first])
+                else:
+                    waiting += [(middle, end), (first, middle)]
+        return found
 
     def _outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
-        matrix = assemble(self._signature, rows)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            predicted = np.asarray(self._estimator.predict(matrix))
-            asked = self._signature.probabilities != "none"
-            probabilities = self._estimator.predict_proba(matrix) if asked else None
+        predicted, probabilities = self._asked(assemble(self._signature, rows))
         if self._signature.multi_output:
             return _many_outputs(self._signature, predicted, probabilities)
         return _one_output(self._signature, predicted.reshape(len(rows)), probabilities)
+
+    def _asked(self, matrix: Any) -> tuple[Any, Any]:  # noqa: ANN401 - arrays
+        try:
+            predicted = np.asarray(self._estimator.predict(matrix))
+            asked = self._signature.probabilities != "none"
+            return predicted, self._estimator.predict_proba(matrix) if asked else None
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Whatever it is: the input is acceptable by the signature, and the estimator has the last word.
+            message = "The model itself cannot take these values together, though each is acceptable."
+            raise Invalid("model_refused_input", message) from error
 
 
 def assemble(signature: Signature, rows: Sequence[Row]) -> Any:  # noqa: ANN401 - list, array or frame

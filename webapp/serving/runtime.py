@@ -70,6 +70,8 @@ class _State:
     catalog: Catalog
     # The last good version answers for a model whose new active one cannot be loaded.
     active: dict[str, LoadedVersion]
+    # The version that was active before, ready for a roll back.
+    previous: dict[str, LoadedVersion]
 
 
 class Runtime:
@@ -80,7 +82,7 @@ class Runtime:
         self._store = store
         self._secret = secret
         self._on_load = on_load
-        self._state = _State(Catalog(), {})
+        self._state = _State(Catalog(), {}, {})
         self._extra: dict[ServedVersion, LoadedVersion] = {}
         self._loading = threading.Lock()
 
@@ -98,25 +100,28 @@ class Runtime:
         version = state.catalog.resolve(model, number)
         if number is None:
             raise Unavailable("version_not_loaded", f"The active version of “{model}” cannot be loaded here.")
-        return self._extra.get(version) or self._load_extra(version)
+        return self._kept(version) or self._load_extra(version)
 
     def switch(self, catalog: Catalog) -> list[str]:
         """Load what `catalog` makes active, then serve it. Gives a sentence for each version that failed."""
+        before = self._state
         active, failures = {}, []
         for version in catalog.active_versions():
             try:
                 active[version.model] = self._loaded(version)
             except Exception as error:  # noqa: BLE001 - whatever it is, the last good version goes on
-                failures.append(f"{version.model} {version.number}: {error}")
-                if before := self._state.active.get(version.model):
-                    active[version.model] = before
-        gone = set(self._state.active.values()) - set(active.values())
-        self._state = _State(catalog, active)
-        with self._loading:
-            # The version that was active a moment ago stays: rolling back to it must not wait for a load.
-            for loaded in gone:
-                self._keep_extra(loaded)
+                # Of a fault that is not ours to explain only the kind: its text may hold a path.
+                reason = str(error) if isinstance(error, Refusal) else type(error).__name__
+                failures.append(f"{version.model} {version.number}: {reason}")
+                if last_good := before.active.get(version.model):
+                    active[version.model] = last_good
+        replaced = {name: loaded for name, loaded in before.active.items() if active.get(name) is not loaded}
+        self._state = _State(catalog, active, {**before.previous, **replaced})
         return failures
+
+    def active_versions(self) -> list[ServedVersion]:
+        """The versions that answer when none is asked for."""
+        return [loaded.version for loaded in self._state.active.values()]
 
     def serves_all(self) -> bool:
         """Whether every active version of the catalog is the one that answers."""
@@ -128,7 +133,11 @@ class Runtime:
         active = self._state.active.get(version.model)
         if active and active.version == version:
             return active
-        return self._extra.get(version) or self._load(version)
+        return self._kept(version) or self._load(version)
+
+    def _kept(self, version: ServedVersion) -> LoadedVersion | None:
+        previous = self._state.previous.get(version.model)
+        return previous if previous and previous.version == version else self._extra.get(version)
 
     def _load(self, version: ServedVersion) -> LoadedVersion:
         started = time.monotonic()

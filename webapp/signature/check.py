@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Self
 
 import marshmallow
@@ -95,6 +96,9 @@ class String(fields.Field[str]):
         return value
 
 
+# An instance with so many unknown fields is not looked at further.
+MOST_STRANGERS = 20
+
 FIELDS: dict[str, type[fields.Field[Any]]] = {
     "number": Number,
     "integer": Integer,
@@ -127,7 +131,7 @@ def _rules(feature: Feature) -> list[validate.Validator]:
         listed = ", ".join(show(value) for value in feature.allowed[:20])
         rest = ", …" if len(feature.allowed) > 20 else ""  # noqa: PLR2004 - what fits a sentence
         message = Message("not_allowed", feature.message or f"Must be one of: {listed}{rest}.")
-        rules.append(validate.OneOf(feature.allowed, error=message))
+        rules.append(validate.OneOf(frozenset(feature.allowed), error=message))
     return rules
 
 
@@ -167,9 +171,10 @@ class Checker:
     def __init__(self, signature: Signature) -> None:
         """Build the schema and the list of features that have something observed to compare with."""
         self._schema = schema(signature)
+        self._names = frozenset(feature.name for feature in signature.features)
         self._attributes = [f"f{position}" for position in range(len(signature.features))]
         self._observed = [
-            (position, feature)
+            (position, feature, frozenset(feature.observed_values or ()))
             for position, feature in enumerate(signature.features)
             if feature.observed_minimum is not None or feature.observed_values is not None
         ]
@@ -182,6 +187,9 @@ class Checker:
         rows: list[Row] = []
         problems: list[Problem] = []
         for instance, prefix in zip(instances, prefixes, strict=True):
+            if isinstance(instance, dict) and len(instance) > len(self._names) + MOST_STRANGERS:
+                problems += self._strangers(instance, prefix)
+                continue
             try:
                 loaded = self._schema.load(instance)  # type: ignore[arg-type] # anything may come
             except marshmallow.ValidationError as error:
@@ -192,12 +200,18 @@ class Checker:
             raise Invalid("invalid_instances", _summary(len(problems)), problems=tuple(problems))
         return rows
 
+    def _strangers(self, instance: dict[str, object], prefix: str) -> Iterator[Problem]:
+        """Name some of very many unknown fields: a body full of them is not worth reporting field by field."""
+        unknown = (name for name in instance if name not in self._names)
+        for name in islice(unknown, MOST_STRANGERS):
+            yield Problem(member(prefix, name), "unknown_field", MESSAGES["unknown"])
+
     def warnings(self, row: Row) -> tuple[dict[str, str], ...]:
         """Name what a row has that the reference had not. Nothing here is refused."""
         return tuple(
             {"feature": feature.name, "code": code, "message": message}
-            for position, feature in self._observed
-            for code, message in _unseen(feature, row[position])
+            for position, feature, seen in self._observed
+            for code, message in _unseen(feature, seen, row[position])
         )
 
 
@@ -205,10 +219,10 @@ def _summary(count: int) -> str:
     return "One value is not acceptable." if count == 1 else f"{count} values are not acceptable."
 
 
-def _unseen(feature: Feature, value: Value) -> Iterator[tuple[str, str]]:
+def _unseen(feature: Feature, seen: frozenset[Value], value: Value) -> Iterator[tuple[str, str]]:
     if value is None:
         return
-    if feature.observed_values is not None and value not in feature.observed_values:
+    if feature.observed_values is not None and value not in seen:
         yield "unseen_value", "The reference has no such value."
     low, high = feature.observed_minimum, feature.observed_maximum
     if low is not None and high is not None and not low <= value <= high:  # type: ignore[operator] # numbers have ranges
