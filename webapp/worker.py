@@ -61,24 +61,34 @@ class Worker:
             return False
         job, chunk = claimed
         try:
-            with self._holding(chunk):
-                loaded = self._loaded(job)
-                outcomes = _outcomes(job, chunk, loaded)
-                self._log(job, chunk, loaded, outcomes)
+            outcomes = self._computed(job, chunk)
         except Exception as error:  # noqa: BLE001 - no chunk may end the worker; its attempts end the job
-            LOG.warning("worker.chunk_failed", extra={"job": job.id, "reason": type(error).__name__})
-            reason = (
-                error.detail if isinstance(error, Refusal) else f"It could not be computed ({type(error).__name__})."
-            )
-            with self._parts.database.transaction() as session:
-                jobs.give_back(session, chunk, self._owner, reason)
-            return True
+            self._give_back(chunk, error)
+        else:
+            self._finish(chunk, outcomes)
+        return True
+
+    def _computed(self, job: Job, chunk: Chunk) -> list[Answer | Invalid]:
+        with self._holding(chunk):
+            loaded = self._loaded(job)
+            outcomes = _outcomes(job, chunk, loaded)
+            self._log(job, chunk, loaded, outcomes)
+            return outcomes
+
+    def _give_back(self, chunk: Chunk, error: Exception) -> None:
+        kind = type(error).__name__
+        LOG.warning("worker.chunk_failed", extra={"job": chunk.job_id, "chunk": chunk.number, "reason": kind})
+        reason = error.detail if isinstance(error, Refusal) else f"It could not be computed ({kind})."
+        with self._parts.database.transaction() as session:
+            jobs.give_back(session, chunk, self._owner, reason)
+
+    def _finish(self, chunk: Chunk, outcomes: Sequence[Answer | Invalid]) -> None:
         results = [_result(outcome, given) for outcome, given in zip(outcomes, chunk.ids, strict=True)]
         failed = sum(isinstance(outcome, Invalid) for outcome in outcomes)
         with self._parts.database.transaction() as session:
             stored = jobs.finish(session, chunk, self._owner, results, failed)
-        LOG.info("worker.chunk", extra={"job": job.id, "chunk": chunk.number, "rows": len(results), "stored": stored})
-        return True
+        done = {"job": chunk.job_id, "chunk": chunk.number, "rows": len(results), "stored": stored}
+        LOG.info("worker.chunk", extra=done)
 
     @contextmanager
     def _holding(self, chunk: Chunk) -> Iterator[None]:
@@ -131,7 +141,8 @@ def _outcomes(job: Job, chunk: Chunk, loaded: LoadedVersion) -> list[Answer | In
             answers = _predicted(job, chunk, loaded, waiting)
         except Invalid as invalid:
             refused = _refused_rows(chunk, invalid) or _refused_alone(job, chunk, loaded, waiting)
-            outcomes |= refused or dict.fromkeys(waiting, invalid)
+            # A refusal that names no row that waits is a refusal of all of them.
+            outcomes |= refused if refused.keys() & set(waiting) else dict.fromkeys(waiting, invalid)
             waiting = [row for row in waiting if row not in outcomes]
         else:
             outcomes |= dict(zip(waiting, answers, strict=True))

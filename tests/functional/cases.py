@@ -65,7 +65,10 @@ class Case:
         if isinstance(self.asked, list):
             return [self.asked[each] for each in chosen]
         if isinstance(self.asked, pd.DataFrame):
-            return pd.DataFrame(self.asked.iloc[chosen].to_dict("records"))
+            frame = pd.DataFrame(self.asked.iloc[chosen].to_dict("records"))
+            # Of one row with a missing word pandas would make a column of numbers.
+            words = self.asked.columns[self.asked.dtypes == "str"]
+            return frame.astype(dict.fromkeys(words, "str")) if len(words) else frame
         return self.asked[chosen]
 
 
