@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
-from webapp import config
+from webapp import config, db
 from webapp.config import Settings
+from webapp.db import Database
 
 T = TypeVar("T")
 
@@ -20,6 +22,23 @@ T = TypeVar("T")
 def settings(tmp_path: Path) -> Settings:
     """Complete settings of a fresh installation."""
     return config.prepare(config.load({"MODELPORT_DATA_DIR": str(tmp_path / "data")}))
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database's file, which each test gets a copy of."""
+    file = tmp_path_factory.mktemp("migrated") / "modelport.db"
+    db.upgrade(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def database(settings: Settings, migrated: Path) -> Iterator[Database]:
+    """The database of a fresh installation."""
+    shutil.copyfile(migrated, settings.data_dir / "modelport.db")
+    made = Database(settings.sqlalchemy_url)
+    yield made
+    made.engine.dispose()
 
 
 def eventually(look: Callable[[], T], *, within_seconds: float = 30.0) -> T:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -19,7 +17,7 @@ import sqlalchemy as sa
 from sklearn.linear_model import LogisticRegression
 
 from tests.conftest import eventually
-from webapp import app, db, jobs, registry
+from webapp import app, jobs, registry
 from webapp.config import Settings
 from webapp.db import Database, Session
 from webapp.errors import NotFound
@@ -56,22 +54,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(jobs, "now", made)
     return made
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database's file, which each test gets a copy of."""
-    file = tmp_path_factory.mktemp("migrated") / "modelport.db"
-    db.upgrade(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def database(settings: Settings, migrated: Path) -> Iterator[Database]:
-    shutil.copyfile(migrated, settings.data_dir / "modelport.db")
-    made = Database(settings.sqlalchemy_url)
-    yield made
-    made.engine.dispose()
 
 
 def submit(

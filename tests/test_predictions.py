@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tests.conftest import eventually
-from webapp import db
 from webapp.catalog import ServedVersion
 from webapp.config import Settings
 from webapp.db import Database
@@ -99,22 +98,6 @@ def record(number: object, **more: object) -> dict[str, Any]:
 @pytest.fixture
 def folder(settings: Settings) -> Path:
     return settings.spool_dir
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database's file, which each test gets a copy of."""
-    file = tmp_path_factory.mktemp("migrated") / "modelport.db"
-    db.upgrade(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def database(settings: Settings, migrated: Path) -> Iterator[Database]:
-    shutil.copyfile(migrated, settings.data_dir / "modelport.db")
-    made = Database(settings.sqlalchemy_url)
-    yield made
-    made.engine.dispose()
 
 
 @pytest.fixture

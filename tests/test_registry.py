@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from webapp import artifacts, db, registry
+from webapp import artifacts, registry
 from webapp.audit import AuditRecord
 from webapp.catalog import Catalog
 from webapp.config import Settings
@@ -47,22 +45,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(registry, "now", made)
     return made
-
-
-@pytest.fixture(scope="module")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database's file, which each test gets a copy of."""
-    file = tmp_path_factory.mktemp("migrated") / "modelport.db"
-    db.upgrade(f"sqlite:///{file}")
-    return file
-
-
-@pytest.fixture
-def database(settings: Settings, migrated: Path) -> Iterator[Database]:
-    shutil.copyfile(migrated, settings.data_dir / "modelport.db")
-    made = Database(settings.sqlalchemy_url)
-    yield made
-    made.engine.dispose()
 
 
 def add(session: Session, name: str = "churn", *, label: str | None = None, **card: object) -> Version:

@@ -251,15 +251,16 @@ def authenticate() -> KeyRecord:
 
 def _count_failure() -> None:
     """Slow down who tries keys: by address, and without asking the database."""
-    identifiers = ("refused keys", peer())
-    if not parts().strategy.hit(FAILURES, *identifiers):
-        metrics.RATE_LIMITED.labels("address").inc()
-        wait = _wait_seconds(FAILURES, identifiers)
-        raise TooMany("rate_limited", f"Keys are refused {FAILURES} at most.", retry_after_seconds=wait)
+    _hit(FAILURES, ("refused keys", peer()), "address", f"Keys are refused {FAILURES} at most.")
 
 
-def _wait_seconds(item: RateLimitItem, identifiers: tuple[str, str]) -> int:
-    return max(1, math.ceil(parts().strategy.get_window_stats(item, *identifiers)[0] - time.time()))
+def _hit(item: RateLimitItem, identifiers: tuple[str, str], scope: str, refusal: str) -> None:
+    """Count against a limit, or refuse with the time after which it has room again."""
+    strategy = parts().strategy
+    if not strategy.hit(item, *identifiers):
+        metrics.RATE_LIMITED.labels(scope).inc()
+        wait = max(1, math.ceil(strategy.get_window_stats(item, *identifiers)[0] - time.time()))
+        raise TooMany("rate_limited", refusal, retry_after_seconds=wait)
 
 
 def _presented_key() -> str:
@@ -285,9 +286,5 @@ def _password(value: str) -> str:
 
 def _spend(key: KeyRecord) -> None:
     """Count a request against the key's limit; every answer then says what is left."""
-    strategy, identifiers = parts().strategy, ("key", key.id)
-    g.limit = (key.limit, identifiers)
-    if not strategy.hit(key.limit, *identifiers):
-        metrics.RATE_LIMITED.labels("key").inc()
-        wait = _wait_seconds(key.limit, identifiers)
-        raise TooMany("rate_limited", f"This key may make {key.limit}.", retry_after_seconds=wait)
+    g.limit = (key.limit, identifiers := ("key", key.id))
+    _hit(key.limit, identifiers, "key", f"This key may make {key.limit}.")
