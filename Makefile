@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check format lock wheel clean
+.PHONY: help setup run test check bench format lock wheel clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,17 +23,22 @@ $(VENV)/locked: requirements/dev.txt pyproject.toml
 
 run: setup ## Serve a demo model, ready for the first prediction
 	@$(BIN)/modelport demo
-	@exec $(BIN)/modelport serve
+	@exec $(BIN)/modelport serve --sign-in admin
 
 test: setup ## Run all tests
 	$(BIN)/python -m pytest
 
-check: setup ## Check format, lint, types, import contracts and licences
+check: setup ## Check format, lint, types, import contracts, templates, vendored files and licences
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/djlint templates --lint --quiet
+	$(BIN)/python scripts/vendor.py check
 	$(BIN)/python scripts/licences.py
+
+bench: setup ## Measure what is promised to be fast
+	$(BIN)/python benchmarks/pages.py
 
 format: setup ## Format the code
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""Every route of the web application: open to anyone by name, or closed by a scope."""
+"""Every route of the web application: open to anyone by name, or closed by a scope or a role."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ def scopes(app: Flask) -> dict[str, str | None]:
     return {name: getattr(app.view_functions[name], "scope", None) for name in endpoints}
 
 
-def test_every_route_is_open_by_name_or_declares_a_scope(settings: Settings) -> None:
-    declared = scopes(create_app(settings))
+def test_every_route_is_open_by_name_or_declares_a_scope_or_a_role(settings: Settings) -> None:
+    app = create_app(settings)
+    declared = scopes(app)
     assert declared.keys() >= OPEN_ENDPOINTS, "an endpoint that is open does not exist"
-    assert {name for name, scope in declared.items() if scope is None} == OPEN_ENDPOINTS
+    with_role = {name for name in declared if hasattr(app.view_functions[name], "role")}
+    assert all(name.startswith("admin_") for name in with_role), "only pages have roles"
+    assert {name for name, scope in declared.items() if scope is None} - with_role == OPEN_ENDPOINTS
     assert {scope for scope in declared.values() if scope} <= set(SCOPES)
 
 

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.conftest import eventually
 from webapp import app, jobs, registry
+from webapp.audit import Actor
 from webapp.config import Settings
 from webapp.db import Database, Session
 from webapp.errors import NotFound
@@ -31,6 +32,7 @@ from webapp.worker import Worker
 
 EARLY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
+ANN = Actor("cli:ann")
 KEY = "key1"
 FRAME = pd.DataFrame({"age": [20.0, 30.0, 40.0, 50.0]})
 MODEL = LogisticRegression().fit(FRAME, ["no", "no", "yes", "yes"])
@@ -361,7 +363,7 @@ def register(parts: Parts) -> None:
     with parts.database.transaction() as session:
         version = registry.add_version(
             session,
-            "cli:ann",
+            ANN,
             parts.settings.derive("versions"),
             "credit",
             artifact=parts.artifacts.put(skops.io.dumps(MODEL)),
@@ -370,7 +372,7 @@ def register(parts: Parts) -> None:
             card={},
         )
         session.flush()
-        registry.activate(session, "cli:ann", "credit", version.number)
+        registry.activate(session, ANN, "credit", version.number)
 
 
 def started(settings: Settings) -> Parts:

@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webapp import audit, db, keys
+from webapp.audit import Actor
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.errors import Forbidden, Invalid, NotFound, Unauthenticated
 from webapp.keys import KeyRecord, KeyRing
 
+TESTER = Actor("tester")
 PEPPER = b"p" * 32
 KEY = "mp_live_Qm3xV7Lk_0aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1wX2yZ3a4b281p2Z"
 LETTERS = string.ascii_letters + string.digits + "_- \n\0é"
@@ -55,7 +57,7 @@ def database(settings: Settings) -> Iterator[Database]:
 def create(database: Database, **terms: Any) -> tuple[keys.ApiKey, str]:
     """Make a key."""
     with database.transaction() as session:
-        return keys.create(session, "tester", PEPPER, "a key", **terms)
+        return keys.create(session, TESTER, PEPPER, "a key", **terms)
 
 
 def live(database: Database) -> dict[str, KeyRecord]:
@@ -188,9 +190,9 @@ def test_a_new_key_is_live_until_it_expires_or_is_revoked(database: Database) ->
     assert len(live(database)) == 1
 
     with database.transaction() as session:
-        revoked = keys.revoke(session, "tester", row.id).revoked_at
+        revoked = keys.revoke(session, TESTER, row.id).revoked_at
     with database.transaction() as session:
-        assert keys.revoke(session, "tester", row.id).revoked_at == revoked
+        assert keys.revoke(session, TESTER, row.id).revoked_at == revoked
     assert live(database) == {}
 
 
@@ -203,7 +205,7 @@ def test_a_key_without_terms_may_predict_with_every_model_for_a_year(database: D
 
 def test_an_unknown_key_cannot_be_revoked(database: Database) -> None:
     with database.transaction() as session, pytest.raises(NotFound, match="modelport keys list"):
-        keys.revoke(session, "tester", "nothing")
+        keys.revoke(session, TESTER, "nothing")
 
 
 WRONG_TERMS: dict[str, tuple[dict[str, Any], str, Callable[[str], bool]]] = {

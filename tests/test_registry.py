@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from webapp import artifacts, registry
-from webapp.audit import AuditRecord
+from webapp.audit import Actor, AuditRecord
 from webapp.catalog import Catalog
 from webapp.config import Settings
 from webapp.db import Database, Session
@@ -22,7 +22,7 @@ from webapp.errors import Conflict, Invalid, NotFound
 from webapp.registry import Version
 
 SECRET = b"the secret that seals versions"
-ANN, BOB = "cli:ann", "key:bob"
+ANN, BOB = Actor("cli:ann"), Actor("key:bob")
 EARLY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SIGNATURE: dict[str, Any] = {"features": [], "container": "frame", "task": "classification", "outputs": []}
 
@@ -125,7 +125,7 @@ def test_a_version_keeps_who_made_it_and_when(database: Database, clock: Clock) 
             "state": "inactive",
             "sha256": "ab" * 32,
             "created_at": "2026-03-01T12:00:00+00:00",
-            "created_by": ANN,
+            "created_by": ANN.name,
         }
 
 
@@ -216,7 +216,7 @@ def test_the_history_says_who_when_from_to_and_why(database: Database, clock: Cl
                 "version": 1,
                 "from_version": None,
                 "at": "2026-03-01T12:00:00+00:00",
-                "actor": ANN,
+                "actor": ANN.name,
                 "reason": "the first one",
             },
             {
@@ -224,7 +224,7 @@ def test_the_history_says_who_when_from_to_and_why(database: Database, clock: Cl
                 "version": 2,
                 "from_version": 1,
                 "at": "2026-03-01T12:05:00+00:00",
-                "actor": BOB,
+                "actor": BOB.name,
                 "reason": "trained on March",
             },
             {
@@ -232,7 +232,7 @@ def test_the_history_says_who_when_from_to_and_why(database: Database, clock: Cl
                 "version": 1,
                 "from_version": 2,
                 "at": "2026-03-01T12:10:00+00:00",
-                "actor": ANN,
+                "actor": ANN.name,
                 "reason": "wrong for Bavaria",
             },
         ]
@@ -259,7 +259,7 @@ def test_of_two_activations_that_saw_the_same_state_the_second_is_refused(databa
     assert caught.value.code == "activation_lost_race"
     assert catalog(database).models["churn"].active == 2
     assert history(database) == [("activate", None, 1), ("activate", 1, 2)]
-    assert BOB not in {actor for actor, _, _ in audited(database)}
+    assert BOB.name not in {actor for actor, _, _ in audited(database)}
 
 
 def test_a_rollback_that_lost_the_race_is_refused_too(database: Database) -> None:
@@ -360,11 +360,11 @@ def test_every_change_is_audited_with_its_actor(database: Database) -> None:
     activate(database, 2)
     rollback(database)
     assert audited(database) == [
-        (ANN, "models.upload", "churn/1"),
-        (ANN, "models.upload", "churn/2"),
-        (ANN, "models.activate", "churn"),
-        (ANN, "models.activate", "churn"),
-        (BOB, "models.rollback", "churn"),
+        (ANN.name, "models.upload", "churn/1"),
+        (ANN.name, "models.upload", "churn/2"),
+        (ANN.name, "models.activate", "churn"),
+        (ANN.name, "models.activate", "churn"),
+        (BOB.name, "models.rollback", "churn"),
     ]
 
 

@@ -17,9 +17,10 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from webapp import app, db, keys, uploads
+from webapp.audit import Actor
 from webapp.config import Settings
 from webapp.intake import Upload
-from webapp.uploads import Desk
+from webapp.uploads import Desk, Wish
 from webapp.web import Parts
 
 INSTANCE = {f"x{position}": 1.0 for position in range(4)}
@@ -34,9 +35,9 @@ def running(settings: Settings, tmp_path: Path) -> Iterator[tuple[FlaskClient, P
     parts: Parts = made.extensions["modelport"]
     joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), tmp_path / "iris.joblib")
     desk = Desk(settings, parts.database, parts.artifacts)
-    uploads.upload(desk, "a test", "iris", Upload(tmp_path / "iris.joblib"), activate=True)
+    uploads.upload(desk, Actor("a test"), Wish("iris", activate=True), Upload(tmp_path / "iris.joblib"))
     with parts.database.transaction() as session:
-        _, key = keys.create(session, "a test", parts.ring.pepper, "warm")
+        _, key = keys.create(session, Actor("a test"), parts.ring.pepper, "warm")
     parts.spool.start()
     parts.follower.start(slot=None)
     yield made.test_client(), parts, key

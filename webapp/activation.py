@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp import fleet, generation
-from webapp.db import Database
+from webapp.db import Database, Session
 
 LIMIT_SECONDS = 20.0
 LOOK_SECONDS = 0.02
@@ -32,15 +32,21 @@ def converged(database: Database, limit_seconds: float = LIMIT_SECONDS) -> Conve
         wanted = generation.current(session)
     until = time.monotonic() + limit_seconds
     while True:
-        state = _look(database, wanted)
+        with database.reading() as session:
+            state = look(session, wanted)
         if state.switched == state.total or time.monotonic() > until:
             return state
         time.sleep(LOOK_SECONDS)
 
 
-def _look(database: Database, wanted: int) -> Convergence:
-    with database.reading() as session:
-        workers = fleet.live(session)
+def present(session: Session) -> Convergence:
+    """Give how far the live workers are now."""
+    return look(session, generation.current(session))
+
+
+def look(session: Session, wanted: int) -> Convergence:
+    """Give how many live workers serve a generation."""
+    workers = fleet.live(session)
     failures = tuple(f"{each.host} slot {each.slot}: {each.failure}" for each in workers if each.failure)
     switched = sum(each.generation >= wanted for each in workers)
     return Convergence(len(workers), switched, failures)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, redirect, request, url_for
 from flask_limiter import Limiter
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import health, keys, metrics, web
+from webapp.admin import account, audit, dashboard, jobs, pages, predictions, sign_in, system, try_it, uploads, users
+from webapp.admin import keys as admin_keys
+from webapp.admin import registry as admin_registry
 from webapp.api import batch, native
 from webapp.api import registry as registry_door
 from webapp.artifacts import ArtifactStore
-from webapp.config import Settings
+from webapp.config import Settings, shipped
 from webapp.db import Database
 from webapp.follower import Follower
 from webapp.generation import Signal
@@ -22,7 +25,24 @@ from webapp.serving.runtime import Runtime
 from webapp.web import Parts
 
 # What anyone may ask without a key; everything else is closed.
-OPEN_ENDPOINTS = frozenset({"health.health", "health.live", "health.ready", "health.exposition", "root"})
+OPEN_ENDPOINTS = frozenset({"health.health", "health.live", "health.ready", "health.exposition", "root", "static"})
+ADMIN_DOORS = tuple(
+    each.door
+    for each in (
+        account,
+        admin_keys,
+        admin_registry,
+        audit,
+        dashboard,
+        jobs,
+        predictions,
+        sign_in,
+        system,
+        try_it,
+        uploads,
+        users,
+    )
+)
 DEFAULT_LIMITS = ["600/minute"]
 
 
@@ -60,15 +80,18 @@ def make_parts(settings: Settings) -> Parts:
 def create_app(settings: Settings) -> Flask:
     """Make the web application from complete settings (`config.prepare`)."""
     parts = make_parts(settings)
-    app = Flask("webapp", static_folder=None)
+    app = Flask("webapp", static_folder=shipped("static"), template_folder=shipped("templates"))
+    app.config["TRUSTED_HOSTS"] = list(settings.trusted_hosts) or None
     web.install(app, parts)
+    pages.install(app, settings)
     app.add_url_rule("/", "root", root)
     doors = (health.door, native.door, batch.door, registry_door.door)
-    for door in doors:
+    for door in (*doors, *ADMIN_DOORS):
         app.register_blueprint(door)
     # What needs a key counts against that key's own limit, on the same storage; probes are never refused.
     for door in doors:
         parts.limiter.exempt(door)
+    parts.limiter.exempt(app.view_functions["static"])
     parts.limiter.init_app(app)
     PrometheusMetrics(
         app,
@@ -82,7 +105,9 @@ def create_app(settings: Settings) -> Flask:
 
 
 def root() -> AnyResponse:
-    """Say what answers here."""
+    """Say what answers here; a person goes to the admin UI."""
+    if request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html":
+        return redirect(url_for("admin_dashboard.show"), code=303)
     response: Response = jsonify(name="modelport", predict="/predict", models="/models", health="/health")
     return response
 

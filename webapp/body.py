@@ -6,18 +6,23 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from flask import current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
-from webapp.errors import Malformed, TooLarge
+from webapp.errors import Invalid, Malformed, Problem, TooLarge
 
 # Far more than any instance needs, far less than Python's own readers and writers of JSON can take.
 MOST_LEVELS = 100
 # A sign and the digits of the largest number that a float can hold.
 MOST_INTEGER_CHARACTERS = 310
+# What a form holds beside its files.
+FORM_BYTES = 1024 * 1024
+MOST_NAME_CHARACTERS = 100
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*(\\u0000)")
 
 
@@ -140,3 +145,24 @@ def _refuse_characters(text: str, document: object) -> None:
 def present() -> bool:
     """Whether the request brought anything to read."""
     return bool(_body())
+
+
+def admit(most_bytes: int) -> None:
+    """Let this request's body be larger than others: it brings files."""
+    # The fields and the lines between the parts take some room, too.
+    request.max_content_length = most_bytes + FORM_BYTES
+
+
+def files(parts: Iterable[str]) -> dict[str, tuple[str, Callable[[Path], None]]]:
+    """Give, for each part that came as a file, what it was called and how to save it; `file` must be among them."""
+    came = {part: request.files[part] for part in parts if part in request.files and request.files[part].filename}
+    if "file" not in came:
+        problem = Problem("/file", "required", "Choose the model's file: .skops, .joblib or .pkl.")
+        raise Invalid("file_missing", problem.message, problems=(problem,))
+    # A name is a label: what is no letter of it is left out, and nothing is ever opened by it.
+    return {part: (_label(file.filename or ""), file.save) for part, file in came.items()}
+
+
+def _label(name: str) -> str:
+    shown = "".join(each for each in name.replace("\\", "/").rpartition("/")[2] if each.isprintable())
+    return shown[-MOST_NAME_CHARACTERS:] or "file"

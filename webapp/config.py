@@ -109,6 +109,23 @@ def _optional(text: str) -> str | None:
     return text or None
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    return tuple(host for host in text.replace(",", " ").split() if host)
+
+
+def _public_url(text: str) -> str | None:
+    if text and not text.startswith(("http://", "https://")):
+        message = "must begin with http:// or https://"
+        raise ValueError(message)
+    return text.rstrip("/") or None
+
+
+def shipped(folder: str) -> Path:
+    """Where a folder that comes with the product is: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).parent / folder
+    return inside if inside.is_dir() else Path(__file__).parent.parent / folder
+
+
 def setting(default: str | None, parse: Callable[[str], Any], about: str, *, secret: bool = False) -> Any:  # noqa: ANN401 - as dataclasses.field
     """Declare a setting: its default as it would stand in the environment, its parser, and what it means."""
     return field(metadata={"default": default, "parse": parse, "about": about, "secret": secret})
@@ -135,6 +152,15 @@ class Settings:
     threads: int = setting("8", _whole_number(1, 128), "Threads per web worker.")
     trusted_proxies: int = setting(
         "0", _whole_number(0, 8), "Proxies in front whose X-Forwarded-* and X-Request-ID headers are believed."
+    )
+    public_url: str | None = setting(
+        "", _public_url, "How people reach the server, such as https://ml.example.com; default: http://BIND."
+    )
+    trusted_hosts: tuple[str, ...] = setting(
+        "", _hosts, "Host names that requests may name, separated by spaces or commas; empty: any."
+    )
+    second_factor: str = setting(
+        "optional", _one_of("optional", "required"), "Whether people who sign in need one-time codes beside a password."
     )
     default_model: str | None = setting("", _optional, "The model that POST /predict asks when a key may use several.")
     rate_limit: str = setting("1000/minute", _rate_limit, "Limit for keys that have none of their own.")
@@ -169,6 +195,16 @@ class Settings:
     def spool_dir(self) -> Path:
         """Folder of this host's spool."""
         return self.data_dir / "spool"
+
+    @property
+    def quarantine_dir(self) -> Path:
+        """Folder of uploaded files that have not been inspected."""
+        return self.data_dir / "quarantine"
+
+    @property
+    def url(self) -> str:
+        """How people reach the server, without a slash at the end."""
+        return self.public_url or f"http://{self.bind}"
 
     @property
     def sqlalchemy_url(self) -> str:

@@ -20,6 +20,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - the doors name the type, and nothing else of SQL
 
+from webapp.config import shipped
 from webapp.errors import Invalid, Unavailable
 
 BUSY_TIMEOUT_SECONDS = 15
@@ -151,9 +152,8 @@ def insert_new(session: Session, table: type[Base], rows: Iterable[Mapping[str, 
 
 
 def migrations_folder() -> Path:
-    """Where the migrations are: beside the package in a checkout, inside it in an installed wheel."""
-    inside = Path(__file__).parent / "migrations"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "migrations"
+    """Where the migrations are."""
+    return shipped("migrations")
 
 
 def _alembic(url: str) -> alembic.config.Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -11,6 +12,8 @@ from webapp.db import Base, Moment, now
 
 # A worker that has not been heard of for so long is not waited for.
 LEASE = timedelta(seconds=15)
+FORGOTTEN = timedelta(days=1)
+HOST = socket.gethostname()
 
 
 class WebWorker(Base):
@@ -41,3 +44,24 @@ def live(session: Session) -> list[WebWorker]:
     """Every worker whose lease holds."""
     recent = WebWorker.seen_at > now() - LEASE
     return list(session.scalars(sa.select(WebWorker).where(recent).order_by(WebWorker.host, WebWorker.slot)))
+
+
+class Heartbeat(Base):
+    """When a process that serves no requests was heard of last: the worker or the log writer of a host."""
+
+    __tablename__ = "heartbeats"
+
+    host: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    process: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    seen_at: Mapped[datetime] = mapped_column(Moment)
+
+
+def beat(session: Session, host: str, process: str) -> None:
+    """Say that a process lives."""
+    session.merge(Heartbeat(host=host, process=process, seen_at=now()))
+
+
+def heartbeats(session: Session) -> list[Heartbeat]:
+    """Every process that was heard of in the last day, by host; one that is silent for longer was taken away."""
+    lately = Heartbeat.seen_at > now() - FORGOTTEN
+    return list(session.scalars(sa.select(Heartbeat).where(lately).order_by(Heartbeat.host, Heartbeat.process)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from collections.abc import Callable
 from webapp import fleet, generation, keys, metrics, registry
 from webapp.catalog import Catalog
 from webapp.db import Database
+from webapp.errors import Refusal
 from webapp.generation import Signal
 from webapp.keys import KeyRing
-from webapp.serving.runtime import Runtime
+from webapp.serving.runtime import LoadedVersion, Runtime
 
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.05
@@ -29,8 +29,6 @@ CATCH_UP_SECONDS = 2.0
 RETRY_LOAD_SECONDS = 10.0
 # The database is polled every second; after so many without an answer it counts as away.
 DATABASE_AWAY_SECONDS = 5.0
-
-HOST = socket.gethostname()
 
 
 class Follower:
@@ -83,6 +81,7 @@ class Follower:
         self._to_load.set()
         for thread in self._threads:
             thread.join()
+        self._try(self._note_uses)
         self._try(self._leave)
 
     def catch_up(self, *, loaded: bool) -> bool:
@@ -101,6 +100,15 @@ class Follower:
                 lambda: self._signal.seen >= sent and not (loaded and self._behind()), CATCH_UP_SECONDS
             )
 
+    def served(self, model: str, number: int | None) -> LoadedVersion:
+        """Give the version that answers; one that is not known here may have been made a moment ago."""
+        try:
+            return self._runtime.served(model, number)
+        except Refusal:
+            if not self.catch_up(loaded=True):
+                raise
+            return self._runtime.served(model, number)
+
     def _behind(self) -> bool:
         return self._loaded < self._read.generation
 
@@ -116,6 +124,7 @@ class Follower:
             if moment - beat >= HEARTBEAT_SECONDS:
                 beat = moment
                 self._try(self._report)
+                self._try(self._note_uses)
 
     def _loading(self) -> None:
         while not self._stop.is_set():
@@ -172,9 +181,14 @@ class Follower:
     def _report(self) -> None:
         if self._slot is not None:
             with self._database.transaction() as session:
-                fleet.report(session, HOST, self._slot, os.getpid(), self._loaded, self._failure)
+                fleet.report(session, fleet.HOST, self._slot, os.getpid(), self._loaded, self._failure)
+
+    def _note_uses(self) -> None:
+        if uses := self._ring.take_uses():
+            with self._database.transaction() as session:
+                keys.note_uses(session, uses)
 
     def _leave(self) -> None:
         if self._slot is not None:
             with self._database.transaction() as session:
-                fleet.leave(session, HOST, self._slot)
+                fleet.leave(session, fleet.HOST, self._slot)

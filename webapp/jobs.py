@@ -108,6 +108,28 @@ def get_job(session: Session, job_id: str, key_id: str) -> Job:
     return job
 
 
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A job among others."""
+
+    job: Job
+    progress: Progress
+
+
+def lines(session: Session, most: int = 50) -> list[Line]:
+    """The newest jobs of all keys, with how far each is."""
+    found = session.scalars(sa.select(Job).order_by(Job.created_at.desc(), Job.id).limit(most))
+    return [Line(job, progress(session, job)) for job in found]
+
+
+def find_job(session: Session, job_id: str) -> Job:
+    """Give a job, whoever submitted it."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound("unknown_job", "There is no job with this id.")
+    return job
+
+
 def cancel(session: Session, job: Job) -> None:
     """End a job that is not finished; what is done stays."""
     if progress(session, job).status == "processing":

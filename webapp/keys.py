@@ -11,16 +11,17 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
 
 import limits
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp import audit, generation
+from webapp.audit import Actor
 from webapp.db import Base, Moment, now
-from webapp.errors import Forbidden, Invalid, NotFound, Unauthenticated
+from webapp.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 
 SCOPES = ("predict", "batch", "feedback", "models:read", "models:write", "models:activate")
 DEFAULT_LIFE = timedelta(days=365)
@@ -41,9 +42,12 @@ class ApiKey(Base):
     """A consumer's credential. The key itself is never stored, only its HMAC."""
 
     __tablename__ = "api_keys"
+    __table_args__ = (sa.Index(None, "created_at", "id"),)
 
     id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     name: Mapped[str] = mapped_column(sa.Text)
+    # Whom to ask about it.
+    owner: Mapped[str] = mapped_column(sa.Text)
     digest: Mapped[str] = mapped_column(sa.Text, unique=True)
     test: Mapped[bool]
     scopes: Mapped[list[str]] = mapped_column(sa.JSON)
@@ -54,6 +58,21 @@ class ApiKey(Base):
     created_by: Mapped[str] = mapped_column(sa.Text)
     expires_at: Mapped[datetime] = mapped_column(Moment)
     revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+    # Noted now and then, not with every request.
+    used_at: Mapped[datetime | None] = mapped_column(Moment)
+    used_from: Mapped[str | None] = mapped_column(sa.Text)
+
+    @property
+    def prefix(self) -> str:
+        """The part of the key that is no secret."""
+        return f"mp_{'test' if self.test else 'live'}_{self.id}"
+
+    @property
+    def state(self) -> str:
+        """`live`, `expired` or `revoked`."""
+        if self.revoked_at is not None:
+            return "revoked"
+        return "live" if self.expires_at > now() else "expired"
 
 
 def _base62(number: int, width: int) -> str:
@@ -82,7 +101,11 @@ def well_formed(key: str) -> bool:
     return _FORM.fullmatch(key) is not None and _checksum(key[:-_CHECKSUM_CHARACTERS]) == key[-_CHECKSUM_CHARACTERS:]
 
 
-def _check_terms(scopes: Iterable[str], rate_limit: str | None, life: timedelta) -> None:
+def _check_terms(name: str, scopes: list[str], rate_limit: str | None, life: timedelta = DEFAULT_LIFE) -> None:
+    if not name:
+        raise Invalid("key_name_missing", "A key needs a name, such as the application that uses it.")
+    if not scopes:
+        raise Invalid("scope_missing", f"A key without a scope may do nothing. There are: {', '.join(SCOPES)}.")
     if unknown := sorted(set(scopes) - set(SCOPES)):
         raise Invalid("unknown_scope", f"No such scope: {', '.join(unknown)}. There are: {', '.join(SCOPES)}.")
     if life <= timedelta(0):
@@ -97,10 +120,11 @@ def _check_terms(scopes: Iterable[str], rate_limit: str | None, life: timedelta)
 
 def create(  # noqa: PLR0913 - the terms of a key, each by name
     session: Session,
-    actor: str,
+    actor: Actor,
     pepper: bytes,
     name: str,
     *,
+    owner: str = "",
     scopes: Iterable[str] = ("predict",),
     models: Iterable[str] = (),
     rate_limit: str | None = None,
@@ -109,20 +133,21 @@ def create(  # noqa: PLR0913 - the terms of a key, each by name
 ) -> tuple[ApiKey, str]:
     """Make a key; gives its row and, this once, the key itself. No `models` means every model."""
     scopes = list(dict.fromkeys(scopes))
-    _check_terms(scopes, rate_limit, life)
+    _check_terms(name, scopes, rate_limit, life)
     key_id = _random(_ID_CHARACTERS)
     body = f"mp_{'test' if test else 'live'}_{key_id}_{_random(_SECRET_CHARACTERS)}"
     key = body + _checksum(body)
     row = ApiKey(
         id=key_id,
         name=name,
+        owner=owner,
         digest=digest(pepper, key),
         test=test,
         scopes=scopes,
         models=sorted(set(models)) or None,
         rate_limit=rate_limit,
         created_at=now(),
-        created_by=actor,
+        created_by=actor.name,
         expires_at=now() + life,
         revoked_at=None,
     )
@@ -140,7 +165,7 @@ def get_key(session: Session, key_id: str) -> ApiKey:
     return row
 
 
-def revoke(session: Session, actor: str, key_id: str) -> ApiKey:
+def revoke(session: Session, actor: Actor, key_id: str) -> ApiKey:
     """End a key for good. Revoking it again changes nothing."""
     row = get_key(session, key_id)
     if row.revoked_at is None:
@@ -148,6 +173,128 @@ def revoke(session: Session, actor: str, key_id: str) -> ApiKey:
         audit.record(session, actor, "keys.revoke", key_id, name=row.name)
         generation.advance(session)
     return row
+
+
+def edit(  # noqa: PLR0913 - the terms of a key, each by name
+    session: Session,
+    actor: Actor,
+    key_id: str,
+    *,
+    name: str,
+    owner: str,
+    scopes: Iterable[str],
+    models: Iterable[str],
+    rate_limit: str | None,
+) -> ApiKey:
+    """Change what a live key may do; it holds from the next request on."""
+    row = _live(session, key_id)
+    terms = {
+        "name": name,
+        "owner": owner,
+        "scopes": list(dict.fromkeys(scopes)),
+        "models": sorted(set(models)) or None,
+        "rate_limit": rate_limit,
+    }
+    _check_terms(name, terms["scopes"], rate_limit)  # type: ignore[arg-type] # a list of scopes
+    before = {term: getattr(row, term) for term, value in terms.items() if getattr(row, term) != value}
+    for term in before:
+        setattr(row, term, terms[term])
+    if before:
+        after = {term: terms[term] for term in before}
+        audit.record(session, actor, "keys.edit", key_id, before=before, after=after)
+        generation.advance(session)
+    return row
+
+
+def _live(session: Session, key_id: str) -> ApiKey:
+    row = get_key(session, key_id)
+    if row.state != "live":
+        raise Conflict("key_not_live", f"The key {row.prefix} is {row.state}; make a new one.")
+    return row
+
+
+def roll(session: Session, actor: Actor, pepper: bytes, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:
+    """Make a successor with the same terms and a new life; the old key works on for `overlap`."""
+    old = _live(session, key_id)
+    row, key = create(
+        session,
+        actor,
+        pepper,
+        old.name,
+        owner=old.owner,
+        scopes=old.scopes,
+        models=old.models or (),
+        rate_limit=old.rate_limit,
+        life=old.expires_at - old.created_at,
+        test=old.test,
+    )
+    old.expires_at = min(old.expires_at, now() + overlap)
+    audit.record(session, actor, "keys.roll", key_id, successor=row.id, until=old.expires_at.isoformat())
+    return row, key
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some of the keys that were looked for."""
+
+    rows: list[ApiKey]
+    more: bool
+
+
+def search(session: Session, text: str, state: str, page: int, size: int = 50) -> Page:
+    """Find keys by name, owner, id or prefix, the newest first; `state` is live, expired, revoked or empty."""
+    moment = now()
+    states = {
+        "live": sa.and_(ApiKey.revoked_at.is_(None), ApiKey.expires_at > moment),
+        "expired": sa.and_(ApiKey.revoked_at.is_(None), ApiKey.expires_at <= moment),
+        "revoked": ApiKey.revoked_at.is_not(None),
+    }
+    wanted = sa.select(ApiKey).order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).offset(page * size).limit(size + 1)
+    if state in states:
+        wanted = wanted.where(states[state])
+    if text:
+        # Whole keys are pasted, too: the id is all that is looked at.
+        prefixed = re.match(r"mp_(?:live|test)_([0-9A-Za-z]{0,8})", text)
+        columns = (ApiKey.name, ApiKey.owner, ApiKey.id)
+        hits = [each.icontains(text, autoescape=True) for each in columns]
+        wanted = wanted.where(ApiKey.id.startswith(prefixed[1], autoescape=True) if prefixed else sa.or_(*hits))
+    rows = list(session.scalars(wanted))
+    return Page(rows[:size], len(rows) > size)
+
+
+def count_live(session: Session) -> int:
+    """How many keys can be used now."""
+    live = sa.select(sa.func.count()).where(ApiKey.revoked_at.is_(None), ApiKey.expires_at > now())
+    return session.scalars(live).one()
+
+
+def expiring(session: Session, within: timedelta) -> list[ApiKey]:
+    """Keys that end soon, the next first."""
+    soon = sa.and_(ApiKey.revoked_at.is_(None), ApiKey.expires_at > now(), ApiKey.expires_at < now() + within)
+    return list(session.scalars(sa.select(ApiKey).where(soon).order_by(ApiKey.expires_at).limit(20)))
+
+
+def names(session: Session, key_ids: Iterable[str]) -> dict[str, str]:
+    """Give the names of keys by id; of those that exist."""
+    found = session.execute(sa.select(ApiKey.id, ApiKey.name).where(ApiKey.id.in_(list(key_ids))))
+    return {row.id: row.name for row in found}
+
+
+def named(session: Session, text: str) -> list[str]:
+    """Give the ids of the keys that a person means: by id, by prefix or by name."""
+    prefixed = re.match(r"mp_(?:live|test)_([0-9A-Za-z]{8})", text)
+    key_id = prefixed[1] if prefixed else text
+    meant = sa.or_(ApiKey.id == key_id, ApiKey.name == text)
+    return list(session.scalars(sa.select(ApiKey.id).where(meant).limit(100)))
+
+
+def note_uses(session: Session, uses: Mapping[str, Use]) -> None:
+    """Note when and from where keys were used last."""
+    for key_id, use in uses.items():
+        moment = datetime.fromtimestamp(use.at, UTC)
+        later = sa.or_(ApiKey.used_at.is_(None), ApiKey.used_at < moment)
+        values = {"used_at": moment, "used_from": use.address}
+        session.execute(sa.update(ApiKey).where(ApiKey.id == key_id, later).values(values))
 
 
 def all_keys(session: Session) -> list[ApiKey]:
@@ -194,12 +341,30 @@ def _record(row: ApiKey, default_limit: str) -> KeyRecord:
     )
 
 
+class Use(NamedTuple):
+    """The last use of a key that a process saw: seconds since 1970, and the address."""
+
+    at: float
+    address: str
+
+
 @dataclass(slots=True)
 class KeyRing:
     """The live keys of one process. The snapshot is replaced as a whole, never changed."""
 
     pepper: bytes
     snapshot: Mapping[str, KeyRecord] = field(default_factory=dict)
+    # By id, since they were taken last.
+    _uses: dict[str, Use] = field(default_factory=dict)
+
+    def note_use(self, record: KeyRecord, address: str) -> None:
+        """Remember that a key was used now, until the uses are taken to the database."""
+        self._uses[record.id] = Use(time.time(), address)
+
+    def take_uses(self) -> dict[str, Use]:
+        """Give the uses since the last time."""
+        taken, self._uses = self._uses, {}
+        return taken
 
     def find(self, key: str) -> KeyRecord:
         """Give the record of a key, or raise `Unauthenticated`, the same for every reason."""
@@ -215,7 +380,9 @@ def describe(row: ApiKey) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
-        "prefix": f"mp_{'test' if row.test else 'live'}_{row.id}",
+        "owner": row.owner,
+        "prefix": row.prefix,
+        "state": row.state,
         "scopes": row.scopes,
         "models": row.models,
         "rate_limit": row.rate_limit,
@@ -223,4 +390,5 @@ def describe(row: ApiKey) -> dict[str, Any]:
         "created_by": row.created_by,
         "expires_at": row.expires_at.isoformat(),
         "revoked_at": row.revoked_at.isoformat() if row.revoked_at else None,
+        "used_at": row.used_at.isoformat() if row.used_at else None,
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from itertools import islice
 from pathlib import Path
 
 import sqlalchemy.exc
 
+from webapp import fleet
 from webapp.db import Database
 from webapp.errors import Unavailable
 from webapp.predictions import log, spool
@@ -18,6 +20,7 @@ LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 PIECE_RECORDS = 2000
+BEAT_SECONDS = 10.0
 
 
 class LogWriter:
@@ -31,6 +34,7 @@ class LogWriter:
         self._stop = threading.Event()
         # How far each segment is inserted, as the database has it; None until it was read.
         self._places: dict[str, int] | None = None
+        self._beaten = -BEAT_SECONDS
 
     def stop(self) -> None:
         """Ask `run` to drain what is there and return."""
@@ -42,6 +46,7 @@ class LogWriter:
             # Looked at before draining: what was appended until the stop must still be found.
             stopping = self._stop.is_set()
             try:
+                self._beat()
                 inserted = self.drain()
             except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
                 LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
@@ -53,6 +58,13 @@ class LogWriter:
                 return
             if not inserted:
                 self._stop.wait(pause)
+
+    def _beat(self) -> None:
+        """Say now and then that this process lives."""
+        if time.monotonic() - self._beaten > BEAT_SECONDS:
+            with self._database.transaction() as session:
+                fleet.beat(session, self._host, "log writer")
+            self._beaten = time.monotonic()
 
     def drain(self) -> int:
         """Insert everything that is complete now; give the number of records."""

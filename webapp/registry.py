@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from webapp import artifacts, audit, generation
+from webapp.audit import Actor
 from webapp.catalog import Catalog, ServedModel, ServedVersion
 from webapp.db import Base, Moment, now
 from webapp.errors import Conflict, Invalid, NotFound
@@ -17,8 +20,11 @@ from webapp.errors import Conflict, Invalid, NotFound
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A version's number fits a database's integer.
+MOST_NUMBER = 2**31 - 1
 MOST_NUMBER_DIGITS = 10
 RESERVED_NAMES = frozenset({"stats"})
+# So long after a switch the way back is offered wherever the model is shown.
+UNDO_LIFE = timedelta(hours=24)
 
 
 class Model(Base):
@@ -37,7 +43,7 @@ class Model(Base):
 
 
 class Version(Base):
-    """One uploaded estimator with its signature. Nothing of it ever changes."""
+    """One uploaded estimator with its signature. Nothing of it changes once it was active."""
 
     __tablename__ = "versions"
     __table_args__ = (sa.UniqueConstraint("model_id", "number"), sa.UniqueConstraint("model_id", "label"))
@@ -118,7 +124,12 @@ def number_of(session: Session, name: str, asked: str) -> int:
 
 def get_version(session: Session, model: Model, number: int) -> Version:
     """Give a version of a model by its number."""
-    found = session.scalar(sa.select(Version).where(Version.model_id == model.id, Version.number == number))
+    # What no version can have, a database could not even compare with.
+    found = (
+        None
+        if abs(number) > MOST_NUMBER
+        else session.scalar(sa.select(Version).where(Version.model_id == model.id, Version.number == number))
+    )
     if found is None:
         there = ", ".join(str(version.number) for version in model.versions[-10:])
         raise NotFound("unknown_version", f"“{model.name}” has no version {number}; it has {there or 'none yet'}.")
@@ -137,7 +148,7 @@ def _model_for_upload(session: Session, name: str) -> Model:
 
 def add_version(  # noqa: PLR0913 - the parts of a version, each by name
     session: Session,
-    actor: str,
+    actor: Actor,
     secret: bytes,
     name: str,
     *,
@@ -165,7 +176,7 @@ def add_version(  # noqa: PLR0913 - the parts of a version, each by name
         card=card,
         report=report,
         created_at=now(),
-        created_by=actor,
+        created_by=actor.name,
     )
     session.add(version)
     audit.record(session, actor, "models.upload", f"{name}/{number}", artifact=artifact, label=label)
@@ -173,24 +184,27 @@ def add_version(  # noqa: PLR0913 - the parts of a version, each by name
     return version
 
 
-def activate(session: Session, actor: str, name: str, number: int, reason: str = "") -> Activation:
+def activate(session: Session, actor: Actor, name: str, number: int, reason: str = "") -> Activation:
     """Make a version the active one. `Conflict` when it is already, or when another activation was faster."""
     model = get_model(session, name)
     get_version(session, model, number)
     return _set_active(session, actor, model, "activate", number, reason)
 
 
-def rollback(session: Session, actor: str, name: str, reason: str = "") -> Activation:
-    """Return to the version that was active before the present one."""
+def rollback(session: Session, actor: Actor, name: str, reason: str = "", *, expected: int | None = None) -> Activation:
+    """Return to the version that was active before the present one; `Conflict` when that is not the expected one."""
     model = get_model(session, name)
     number = previous_active(history(session, model))
     if number is None:
         detail = f"No version of “{name}” was active before the present one that was not rolled back; activate one."
         raise Conflict("nothing_to_roll_back_to", detail)
+    if expected not in {None, number}:
+        detail = f"The way back leads to version {number} now, not to {expected}: the active version has changed since."
+        raise Conflict("activation_lost_race", detail)
     return _set_active(session, actor, model, "rollback", number, reason)
 
 
-def _set_active(session: Session, actor: str, model: Model, act: str, number: int, reason: str) -> Activation:
+def _set_active(session: Session, actor: Actor, model: Model, act: str, number: int, reason: str) -> Activation:
     if model.active_number == number:
         raise Conflict("already_active", f"Version {number} of “{model.name}” is already the active one.")
     changed = session.execute(
@@ -204,7 +218,7 @@ def _set_active(session: Session, actor: str, model: Model, act: str, number: in
     activation = Activation(
         model_id=model.id,
         at=now(),
-        actor=actor,
+        actor=actor.name,
         act=act,
         from_number=model.active_number,
         to_number=number,
@@ -236,6 +250,138 @@ def previous_active(activations: list[Activation]) -> int | None:
         else:
             stack.append(activation.to_number)
     return stack[-2] if len(stack) > 1 else None
+
+
+def was_active(session: Session, version: Version) -> bool:
+    """Whether a version ever answered: from then on its signature is fixed."""
+    once = sa.select(Activation.id).where(
+        Activation.model_id == version.model_id, Activation.to_number == version.number
+    )
+    return session.scalar(once.limit(1)) is not None
+
+
+def edit_signature(
+    session: Session, actor: Actor, secret: bytes, version: Version, signature: dict[str, Any]
+) -> Version:
+    """Give a version another signature; one that was active stays, and a new version of its artifact is made."""
+    model = version.model
+    if was_active(session, version):
+        return add_version(
+            session,
+            actor,
+            secret,
+            model.name,
+            artifact=version.artifact,
+            reference=version.reference,
+            signature=signature,
+            report=version.report,
+            card=version.card,
+        )
+    before, after = ({each["name"]: each for each in one["features"]} for one in (version.signature, signature))
+    changed = [name for name in after if after[name] != before.get(name)]
+    version.signature = signature
+    version.seal = artifacts.seal(secret, model.name, version.number, version.artifact, signature)
+    audit.record(
+        session,
+        actor,
+        "models.edit_signature",
+        f"{model.name}/{version.number}",
+        before=[before[name] for name in changed],
+        after=[after[name] for name in changed],
+    )
+    generation.advance(session)
+    return version
+
+
+# --- What lists show: a few columns, not the signatures and reports of all versions -------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """A model among others."""
+
+    name: str
+    active_number: int | None
+    active_label: str | None
+    versions: int
+    newest: int | None
+    last: Activation | None
+
+
+@dataclass(frozen=True, slots=True)
+class VersionLine:
+    """A version among those of its model."""
+
+    number: int
+    label: str | None
+    artifact: str
+    created_at: datetime
+    created_by: str
+    bytes: int
+    library: str
+    accuracy: float | None
+
+
+def model_lines(session: Session) -> list[ModelLine]:
+    """Every model by name, with what is active and what happened last."""
+    counts = sa.select(Version.model_id, sa.func.count().label("count"), sa.func.max(Version.number).label("newest"))
+    counted = counts.group_by(Version.model_id).subquery()
+    lasts = sa.select(sa.func.max(Activation.id).label("id")).group_by(Activation.model_id).subquery()
+    last = sa.select(Activation).join(lasts, lasts.c.id == Activation.id).subquery()
+    activation = sa.orm.aliased(Activation, last)
+    found = session.execute(
+        sa.select(Model, Version.label, counted.c.count, counted.c.newest, activation)
+        .outerjoin(counted, counted.c.model_id == Model.id)
+        .outerjoin(Version, sa.and_(Version.model_id == Model.id, Version.number == Model.active_number))
+        .outerjoin(activation, activation.model_id == Model.id)
+        .order_by(Model.name)
+    )
+    return [
+        ModelLine(model.name, model.active_number, label, count or 0, newest, done)
+        for model, label, count, newest, done in found
+    ]
+
+
+def version_lines(session: Session, model: Model, *, below: int | None = None, most: int = 50) -> list[VersionLine]:
+    """The versions of a model, the newest first; those with numbers `below` one."""
+    found = session.execute(
+        sa.select(
+            Version.number,
+            Version.label,
+            Version.artifact,
+            Version.created_at,
+            Version.created_by,
+            sa.func.coalesce(Version.report["canonical_bytes"].as_integer(), 0),
+            sa.func.coalesce(Version.report["versions"]["scikit-learn"].as_string(), ""),
+            Version.card["accuracy"].as_float(),
+        )
+        .where(Version.model_id == model.id, sa.true() if below is None else Version.number < below)
+        .order_by(Version.number.desc())
+        .limit(most)
+    )
+    return [VersionLine(*row) for row in found]
+
+
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """A switch that can be taken back by one click."""
+
+    model: str
+    done: Activation
+    to_number: int
+
+
+def ways_back(session: Session, models: Sequence[str] = ()) -> list[WayBack]:
+    """The switches of the last day that can be taken back; of some models, or of all."""
+    lately = sa.select(Activation.model_id).where(Activation.at > now() - UNDO_LIFE)
+    chosen = sa.select(Model).where(Model.id.in_(lately)).order_by(Model.name)
+    found = []
+    for model in session.scalars(chosen.where(Model.name.in_(models)) if models else chosen):
+        done = history(session, model)
+        number = previous_active(done)
+        if number is not None and done[-1].act == "activate":
+            found.append(WayBack(model.name, done[-1], number))
+    return found
 
 
 def catalog(session: Session) -> Catalog:

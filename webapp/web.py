@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import ipaddress
 import logging
 import math
@@ -11,21 +12,24 @@ import re
 import secrets
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Response, current_app, g, jsonify, request, send_file
+from flask.sessions import SecureCookieSessionInterface
 from flask_limiter import Limiter
 from limits import RateLimitItem, parse
 from limits.strategies import RateLimiter
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
+from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import errors, metrics
 from webapp.artifacts import ArtifactStore
+from webapp.audit import Actor
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.errors import Forbidden, Malformed, Refusal, TooMany
@@ -33,6 +37,7 @@ from webapp.follower import Follower
 from webapp.keys import KeyRecord, KeyRing
 from webapp.predictions.spool import Spool
 from webapp.serving.runtime import Runtime
+from webapp.uploads import Desk
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -55,6 +60,11 @@ STATUS: dict[type[Refusal], HTTPStatus] = {
 MOST_PROBLEMS = 20
 # Requests with a key that is none, from one address.
 FAILURES = parse("120/minute")
+# The extension that gives a page in place of a problem document, or None where a program waits.
+ERROR_PAGE = "modelport error page"
+ErrorPage = Callable[[dict[str, Any]], Response | None]
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+YEAR_SECONDS = 365 * 24 * 3600
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 _KEY_IN_QUERY = re.compile(rb"mp_(live|test)_|(^|&)(x-)?api[-_]?key=", re.IGNORECASE)
 
@@ -71,6 +81,11 @@ class Parts:
     spool: Spool
     follower: Follower
     limiter: Limiter
+
+    @property
+    def desk(self) -> Desk:
+        """Where uploads are taken in."""
+        return Desk(self.settings, self.database, self.artifacts)
 
     @property
     def strategy(self) -> RateLimiter:
@@ -95,7 +110,7 @@ def install(app: Flask, made: Parts) -> None:
     app.wsgi_app = _known_methods(app.wsgi_app)  # type: ignore[assignment, method-assign]
     app.before_request(_begin)
     app.after_request(_end)
-    app.register_error_handler(Refusal, _refusal)
+    app.register_error_handler(Refusal, refused)
     app.register_error_handler(HTTPException, _http_exception)
     app.register_error_handler(Exception, _unexpected)
 
@@ -111,6 +126,25 @@ def _known_methods(wsgi_app: WSGIApplication) -> WSGIApplication:
     return call
 
 
+class CookieSessions(SecureCookieSessionInterface):
+    """Flask's cookie, which travels over TLS only; on loopback, where nobody listens, also without."""
+
+    def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002 - Flask's interface
+        """Whether the browser must keep the cookie to TLS."""
+        return needs_tls()
+
+
+def needs_tls() -> bool:
+    """Whether this request came from where cookies must not travel in the clear."""
+    return request.is_secure or urlsplit(f"//{request.host}").hostname not in LOOPBACK
+
+
+def artifact(digest: str, name: str) -> AnyResponse:
+    """Give an artifact to download, under a name of its own."""
+    content = io.BytesIO(parts().artifacts.get(digest))
+    return send_file(content, "application/octet-stream", as_attachment=True, download_name=name, max_age=0)
+
+
 def peer() -> str:
     """The address that a request came from; of IPv6 the network, since one machine has all its addresses."""
     try:
@@ -120,6 +154,11 @@ def peer() -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+def actor(name: str) -> Actor:
+    """Give who this request's changes are noted for."""
+    return Actor(name, request.remote_addr or "", g.request_id)
 
 
 def _begin() -> None:
@@ -137,6 +176,8 @@ def _end(response: Response) -> Response:
     response.headers["X-Request-ID"] = g.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
+    if request.is_secure:
+        response.headers["Strict-Transport-Security"] = f"max-age={YEAR_SECONDS}"
     if "limit" in g:
         _add_limit_headers(response)
     rule = request.url_rule
@@ -168,7 +209,7 @@ def _add_limit_headers(response: Response) -> None:
 
 
 def problem(status: HTTPStatus, code: str, detail: str, **more: object) -> Response:
-    """Answer with RFC 9457 problem details."""
+    """Answer with RFC 9457 problem details, or with a page where a person waits."""
     document = {
         "type": f"urn:modelport:problem:{code}",
         "title": status.phrase,
@@ -179,12 +220,16 @@ def problem(status: HTTPStatus, code: str, detail: str, **more: object) -> Respo
         **more,
     }
     g.setdefault("facts", {})["code"] = code
+    as_page: ErrorPage | None = current_app.extensions.get(ERROR_PAGE)
+    if as_page and (page := as_page(document)):
+        return page
     response = jsonify(document)
     response.status_code, response.mimetype = status, "application/problem+json"
     return response
 
 
-def _refusal(refusal: Refusal) -> Response:
+def refused(refusal: Refusal) -> Response:
+    """Answer with a refusal, in the status of its kind and the headers that go with it."""
     status = next(STATUS[kind] for kind in type(refusal).__mro__ if kind in STATUS)
     more: dict[str, object] = dict(refusal.more)
     if refusal.problems:
@@ -232,6 +277,7 @@ def guard() -> None:
     key = g.key = authenticate()
     g.facts["key_id"] = key.id
     key.require_scope(scope)
+    parts().ring.note_use(key, request.remote_addr or "")
     _spend(key)
 
 

@@ -1,4 +1,4 @@
-"""The worker: what runs off the request path. It works on batch chunks as long as there are some."""
+"""The worker: what runs off the request path. Batch chunks in one thread, the inspection of uploads in another."""
 
 from __future__ import annotations
 
@@ -7,41 +7,48 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy.exc
 
-from webapp import jobs
+from webapp import fleet, jobs, uploads
+from webapp.db import Session
 from webapp.errors import Invalid, Problem, Refusal, Unavailable
 from webapp.jobs import Chunk, Job
 from webapp.predictions.spool import Origin, record
 from webapp.serving.runtime import Answer, LoadedVersion
+from webapp.uploads import Desk
 from webapp.web import Parts
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
+BEAT_SECONDS = 10.0
 
 
-class Worker:
-    """Claims a chunk, computes it, stores its results; then the next."""
+class Loop:
+    """Does one piece of work after the other until it is stopped."""
 
     def __init__(self, parts: Parts, host: str) -> None:
         """`parts` are those of this process, started."""
         self._parts = parts
+        self._host = host
         self._owner = f"{host}/{os.getpid()}"
+        self._beat = -BEAT_SECONDS
         self._stop = threading.Event()
 
     def stop(self) -> None:
-        """Ask `run` to finish the chunk in hand and return."""
+        """Ask `run` to finish the piece in hand and return."""
         self._stop.set()
 
     def run(self) -> None:
         """Work until stopped."""
         while not self._stop.is_set():
             try:
+                self.beat()
                 worked = self.work_once()
             except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
                 LOG.warning("worker.unavailable", extra={"reason": type(error).__name__})
@@ -49,6 +56,58 @@ class Worker:
             else:
                 if not worked:
                     self._stop.wait(IDLE_SECONDS)
+
+    def work_once(self) -> bool:
+        """Work on one piece; tells whether there was one."""
+        raise NotImplementedError
+
+    def beat(self) -> None:
+        """Say now and then that this process lives."""
+        if time.monotonic() - self._beat > BEAT_SECONDS:
+            with self._parts.database.transaction() as session:
+                fleet.beat(session, self._host, "worker")
+            self._beat = time.monotonic()
+
+    @contextmanager
+    def _holding(self, renew: Callable[[Session], None], life: timedelta) -> Iterator[None]:
+        """Renew a lease as long as it is worked under."""
+        done = threading.Event()
+
+        def keep() -> None:
+            while not done.wait(life.total_seconds() / 3):
+                with suppress(sqlalchemy.exc.SQLAlchemyError, Refusal), self._parts.database.transaction() as session:
+                    renew(session)
+
+        renewing = threading.Thread(target=keep, name="lease", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            done.set()
+            renewing.join()
+
+
+class Inspector(Loop):
+    """Claims an upload and brings it to its end; one at a time, so that predictions keep the machine."""
+
+    def beat(self) -> None:
+        """Say nothing: the loop beside this one says that the process lives."""
+
+    def work_once(self) -> bool:
+        """Work on one upload; tells whether there was one."""
+        made = self._parts
+        with made.database.transaction() as session:
+            pending = uploads.claim(session, self._owner)
+        if pending is None:
+            return False
+        with self._holding(lambda session: uploads.renew(session, pending.id, self._owner), uploads.LEASE):
+            uploads.work(Desk(made.settings, made.database, made.artifacts), pending)
+        LOG.info("worker.upload", extra={"upload": pending.id, "model": pending.model})
+        return True
+
+
+class Worker(Loop):
+    """Claims a chunk, computes it, stores its results; then the next."""
 
     def work_once(self) -> bool:
         """Work on one chunk; tells whether there was one."""
@@ -69,8 +128,8 @@ class Worker:
         return True
 
     def _computed(self, job: Job, chunk: Chunk) -> list[Answer | Invalid]:
-        with self._holding(chunk):
-            loaded = self._loaded(job)
+        with self._holding(lambda session: jobs.renew(session, chunk, self._owner), jobs.LEASE):
+            loaded = self._parts.follower.served(job.model, job.version)
             outcomes = _outcomes(job, chunk, loaded)
             self._log(job, chunk, loaded, outcomes)
             return outcomes
@@ -89,32 +148,6 @@ class Worker:
             stored = jobs.finish(session, chunk, self._owner, results, failed)
         done = {"job": chunk.job_id, "chunk": chunk.number, "rows": len(results), "stored": stored}
         LOG.info("worker.chunk", extra=done)
-
-    @contextmanager
-    def _holding(self, chunk: Chunk) -> Iterator[None]:
-        """Renew the lease as long as the chunk is worked on."""
-        done = threading.Event()
-
-        def renew() -> None:
-            while not done.wait(jobs.LEASE.total_seconds() / 3):
-                with suppress(sqlalchemy.exc.SQLAlchemyError, Refusal), self._parts.database.transaction() as session:
-                    jobs.renew(session, chunk, self._owner)
-
-        renewing = threading.Thread(target=renew, name="lease", daemon=True)
-        renewing.start()
-        try:
-            yield
-        finally:
-            done.set()
-            renewing.join()
-
-    def _loaded(self, job: Job) -> LoadedVersion:
-        try:
-            return self._parts.runtime.served(job.model, job.version)
-        except Refusal:
-            if not self._parts.follower.catch_up(loaded=True):
-                raise
-            return self._parts.runtime.served(job.model, job.version)
 
     def _log(self, job: Job, chunk: Chunk, loaded: LoadedVersion, outcomes: Sequence[Answer | Invalid]) -> None:
         if self._parts.settings.prediction_log > 0:
@@ -187,8 +220,9 @@ def _result(outcome: Answer | Invalid, given: str | None) -> dict[str, Any]:
     return named | {"error": {"code": outcome.code, "detail": outcome.detail, "errors": problems}}
 
 
-def run(worker: Worker) -> None:
-    """Run in the foreground until SIGTERM or SIGINT."""
+def run(worker: Worker, inspector: Inspector) -> None:
+    """Run in the foreground until SIGTERM or SIGINT. What an inspection leaves undone is done after the next start."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: worker.stop())
+        signal.signal(number, lambda *_: [loop.stop() for loop in (worker, inspector)])
+    threading.Thread(target=inspector.run, name="inspector", daemon=True).start()
     worker.run()

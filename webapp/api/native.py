@@ -77,9 +77,7 @@ def loaded_version(model: str, number: int | None) -> LoadedVersion:
     try:
         return made.runtime.served(model, number)
     except (NotFound, Conflict):
-        if not made.follower.catch_up(loaded=True):
-            raise
-        return made.runtime.served(model, number)
+        return made.follower.served(model, number)
 
 
 @dataclass(frozen=True, slots=True)

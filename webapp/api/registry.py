@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, g, jsonify
+from flask import Response, g, jsonify, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import activation, body, registry, web
+from webapp import activation, body, registry, uploads, web
 from webapp.api import blueprint, requires
+from webapp.audit import Actor
 from webapp.db import Session
-from webapp.errors import Invalid, NotFound, Problem
+from webapp.errors import Invalid, Problem
 from webapp.registry import Activation
+from webapp.uploads import Wish
 
 door = blueprint("registry")
-
-# More than this a database cannot compare with.
-MOST_NUMBER = 2**31 - 1
 
 
 @door.get("/models")
@@ -54,11 +54,45 @@ def versions(name: str) -> Response:
 def version(name: str, number: int) -> Response:
     """Show a version with its signature, card and inspection report."""
     g.key.require_model(name)
-    _check_number(name, number)
     with web.parts().database.reading() as session:
         found = registry.get_version(session, registry.get_model(session, name), number)
         more = {"signature": found.signature, "card": found.card, "report": found.report}
         return jsonify(**registry.describe_version(found), **more)
+
+
+@door.get("/models/<name>/versions/<int:number>/artifact")
+@requires("models:read")
+def artifact(name: str, number: int) -> AnyResponse:
+    """Give the canonical file of a version."""
+    g.key.require_model(name)
+    with web.parts().database.reading() as session:
+        found = registry.get_version(session, registry.get_model(session, name), number)
+    return web.artifact(found.artifact, f"{name}-{number}.skops")
+
+
+@door.post("/models/<name>/versions")
+@requires("models:write")
+def upload(name: str) -> tuple[Response, int]:
+    """Take in a model file as the next version; a worker inspects it."""
+    g.key.require_model(name)
+    made = web.parts()
+    body.admit(made.settings.max_upload_bytes)
+    files = body.files(uploads.PARTS)
+    wish = Wish(name, request.form.get("label"), request.form.get("target"), activate=False)
+    upload_id = uploads.receive(made.desk, _actor(), wish, files)
+    status_url = url_for("registry.uploaded", name=name, upload_id=upload_id)
+    answer = jsonify(id=upload_id, model=name, status="processing", status_url=status_url)
+    answer.headers["Location"] = status_url
+    return answer, 202
+
+
+@door.get("/models/<name>/uploads/<upload_id>")
+@requires("models:write")
+def uploaded(name: str, upload_id: str) -> Response:
+    """Say how far an upload is: the version it became, or why it was refused."""
+    g.key.require_model(name)
+    with web.parts().database.reading() as session:
+        return jsonify(uploads.describe(uploads.get_upload(session, upload_id, name)))
 
 
 @door.post("/models/<name>/activate")
@@ -70,7 +104,6 @@ def activate(name: str) -> Response:
     number = asked.get("version")
     if type(number) is not int:
         raise Invalid("version_missing", "“version” is a version's number.", problems=(_problem("/version"),))
-    _check_number(name, number)
     return _switch(lambda session, reason: registry.activate(session, _actor(), name, number, reason), asked)
 
 
@@ -83,8 +116,8 @@ def rollback(name: str) -> Response:
     return _switch(lambda session, reason: registry.rollback(session, _actor(), name, reason), asked)
 
 
-def _actor() -> str:
-    return f"key:{g.key.id}"
+def _actor() -> Actor:
+    return web.actor(f"key:{g.key.id}")
 
 
 def _object(document: object) -> dict[str, Any]:
@@ -92,11 +125,6 @@ def _object(document: object) -> dict[str, Any]:
         message = "The body is an object."
         raise Invalid("not_an_object", message, problems=(Problem("", "not_an_object", message),))
     return document
-
-
-def _check_number(name: str, number: int) -> None:
-    if abs(number) > MOST_NUMBER:
-        raise NotFound("unknown_version", f"“{name}” has no version {number}.")
 
 
 def _problem(pointer: str) -> Problem:

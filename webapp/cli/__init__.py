@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from webapp import __version__, config, db
+from webapp.audit import Actor
 from webapp.config import InvalidSettings, Settings
 from webapp.db import Database
 from webapp.errors import NotFound, Refusal, Unavailable
@@ -28,6 +29,7 @@ COMMANDS = {
     "log-writer": "processes:write_log",
     "models": "models:group",
     "serve": "processes:serve",
+    "users": "users:group",
     "worker": "processes:work",
 }
 
@@ -64,12 +66,12 @@ class Console:
         return database
 
     @property
-    def actor(self) -> str:
+    def actor(self) -> Actor:
         """Who is noted for a change: the user of the operating system."""
         try:
-            return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+            return Actor(f"cli:{pwd.getpwuid(os.getuid()).pw_name}")
         except KeyError:
-            return f"cli:uid {os.getuid()}"
+            return Actor(f"cli:uid {os.getuid()}")
 
     def answer(self, document: dict[str, Any], text: str) -> None:
         """Answer on stdout: the one document with --json, else the text."""

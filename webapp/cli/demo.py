@@ -14,10 +14,12 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from webapp import db, keys, registry, uploads
+from webapp import db, keys, registry, uploads, users
 from webapp.cli import Command, Console, first_call, models, pass_console
 from webapp.intake import Upload
+from webapp.uploads import Wish
 
+ADMIN = "admin"
 ROWS = 2000
 SEED = 42
 METADATA = {
@@ -54,7 +56,7 @@ def train(people: pd.DataFrame, paid: pd.Series[int]) -> Pipeline:
 @click.command(cls=Command)
 @pass_console
 def demo(console: Console) -> None:
-    """Make the database, the demo model and a demo key, where they are missing."""
+    """Make the database, the demo model, a demo key and a first admin, where they are missing."""
     console.begin()
     settings = console.settings
     db.upgrade(settings.sqlalchemy_url)
@@ -65,6 +67,9 @@ def demo(console: Console) -> None:
         _upload(console)
     if not _key_is_live(console):
         _make_key(console)
+    with console.database.transaction() as session:
+        if not users.all_users(session):
+            users.create(session, console.actor, ADMIN, "admin")
     console.answer({"model": first_call.MODEL, "curl": first_call.curl(settings)}, "The demo is in place.")
 
 
@@ -79,7 +84,7 @@ def _upload(console: Console) -> None:
         people[:half].to_csv(reference, index=False)
         metadata = {**METADATA, "accuracy": accuracy, "training_samples": half}
         files = Upload(model, reference=reference, metadata=metadata)
-        uploads.upload(models.desk(console), console.actor, first_call.MODEL, files, label="1.0.0", activate=True)
+        uploads.upload(models.desk(console), console.actor, Wish(first_call.MODEL, "1.0.0", activate=True), files)
 
 
 def _key_is_live(console: Console) -> bool:

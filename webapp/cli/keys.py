@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import click
 
 from webapp import keys
 from webapp.cli import Console, Group, pass_console
-from webapp.keys import SCOPES, ApiKey
+from webapp.keys import SCOPES
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 
@@ -42,6 +42,7 @@ def group() -> None:
 @click.option("--model", "models", multiple=True, help="May use this model; default: every model.")
 @click.option("--rate-limit", help='Such as "1000/minute"; default: MODELPORT_RATE_LIMIT.')
 @click.option("--expires", type=Life(), default=keys.DEFAULT_LIFE, help="Life, such as 90d; default: 365d.")
+@click.option("--owner", default="", help="Whom to ask about it.")
 @click.option("--test", is_flag=True, help="A test key: its predictions are marked and stay out of statistics.")
 @pass_console
 def create(  # noqa: PLR0913 - one parameter per option
@@ -51,6 +52,7 @@ def create(  # noqa: PLR0913 - one parameter per option
     models: tuple[str, ...],
     rate_limit: str | None,
     expires: timedelta,
+    owner: str,
     test: bool,  # noqa: FBT001 - click's interface
 ) -> None:
     """Make a key called NAME. It is shown this once."""
@@ -60,6 +62,7 @@ def create(  # noqa: PLR0913 - one parameter per option
             console.actor,
             console.settings.derive(keys.PEPPER),
             name,
+            owner=owner,
             scopes=scopes or ("predict", "batch"),
             models=models,
             rate_limit=rate_limit,
@@ -77,17 +80,26 @@ def list_keys(console: Console) -> None:
     with console.database.reading() as session:
         found = keys.all_keys(session)
     lines = [
-        f"{row.id}  {_state(row):7}  until {row.expires_at:%Y-%m-%d}  {row.rate_limit or 'default limit':14}"
+        f"{row.id}  {row.state:7}  until {row.expires_at:%Y-%m-%d}  {row.rate_limit or 'default limit':14}"
         f"  {row.name}: {', '.join(row.scopes)}; {', '.join(row.models or ['every model'])}"
         for row in found
     ]
     console.answer({"keys": [keys.describe(row) for row in found]}, "\n".join(lines) or "There are no keys yet.")
 
 
-def _state(row: ApiKey) -> str:
-    if row.revoked_at is not None:
-        return "revoked"
-    return "live" if row.expires_at > datetime.now(UTC) else "expired"
+@group.command()
+@click.argument("key_id")
+@click.option(
+    "--overlap", type=Life(), default=timedelta(hours=24), help="How long the old key works on; default: 24h."
+)
+@pass_console
+def roll(console: Console, key_id: str, overlap: timedelta) -> None:
+    """Make a successor of the key with the id KEY_ID; both work for a while."""
+    with console.database.transaction() as session:
+        row, key = keys.roll(session, console.actor, console.settings.derive(keys.PEPPER), key_id, overlap)
+        described = keys.describe(row)
+    text = f"{key}\nThis is the only time the key is shown. Its id is {row.id}; {key_id} works on for {overlap}."
+    console.answer({**described, "key": key, "replaces": key_id}, text)
 
 
 @group.command()

@@ -15,7 +15,7 @@ from webapp.cli import Console, Group, pass_console
 from webapp.errors import Invalid
 from webapp.intake import Upload
 from webapp.signature import describe, from_dict
-from webapp.uploads import Desk, Uploaded
+from webapp.uploads import Desk, Uploaded, Wish
 
 FILE = click.Path(exists=True, dir_okay=False, readable=True, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -52,7 +52,7 @@ def upload(  # noqa: PLR0913 - one parameter per option
     files = Upload(file, scaler, reference, target, read)
     if sys.stderr.isatty():
         click.echo("Reading the file in a locked process and trying the model …", err=True)
-    done = uploads.upload(desk(console), console.actor, name, files, label=label, activate=activate)
+    done = uploads.upload(desk(console), console.actor, Wish(name, label, target, activate), files)
     console.answer(_document(done), _sentence(done))
 
 
@@ -88,7 +88,7 @@ def import_folder(console: Console, folder: Path, name: str) -> None:
     found = sorted(path.parent for path in folder.glob("*/model.pkl"))
     if not found:
         raise Invalid("folder_without_versions", f"{folder} holds no <timestamp>/model.pkl.")
-    done = [uploads.upload(desk(console), console.actor, name, _from_folder(path), label=path.name) for path in found]
+    done = [uploads.upload(desk(console), console.actor, Wish(name, path.name), _from_folder(path)) for path in found]
     versions = [each.version for each in done]
     console.answer({"model": name, "versions": versions}, "\n".join(_sentence(each) for each in done))
 

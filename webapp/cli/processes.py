@@ -10,7 +10,7 @@ import click
 from webapp import log_writer, logs, metrics, supervisor, worker
 from webapp.app import make_parts
 from webapp.cli import Command, Console, first_call, pass_console
-from webapp.follower import HOST
+from webapp.fleet import HOST
 from webapp.slots import Slot
 
 
@@ -19,15 +19,27 @@ from webapp.slots import Slot
 @click.option("--workers", type=int, help="Overrides MODELPORT_WORKERS.")
 @click.option("--threads", type=int, help="Overrides MODELPORT_THREADS.")
 @click.option("--no-worker", is_flag=True, help="Leave batches to `modelport worker` elsewhere.")
+@click.option("--sign-in", metavar="NAME", help="Print a sign-in link for this user when it serves.")
 @pass_console
-def serve(console: Console, bind: str | None, workers: int | None, threads: int | None, no_worker: bool) -> None:  # noqa: FBT001 - click's interface
+def serve(
+    console: Console,
+    bind: str | None,
+    workers: int | None,
+    threads: int | None,
+    no_worker: bool,  # noqa: FBT001 - click's interface
+    sign_in: str | None,
+) -> None:
     """Serve until Ctrl-C or SIGTERM: web workers, the log writer, and the worker."""
     given = {"BIND": bind, "WORKERS": workers, "THREADS": threads}
     # The processes it starts read the environment too.
     os.environ.update({f"MODELPORT_{name}": str(value) for name, value in given.items() if value is not None})
     logs.set_up(console.settings.log_level)
     console.database.engine.dispose()
-    supervisor.serve(console.settings, with_worker=not no_worker, on_ready=lambda: first_call.welcome(console.settings))
+    supervisor.serve(
+        console.settings,
+        with_worker=not no_worker,
+        on_ready=lambda: first_call.welcome(console.settings, console.database, sign_in),
+    )
 
 
 @click.command("worker", cls=Command)
@@ -43,7 +55,7 @@ def work(console: Console) -> None:
     parts.spool.start()
     parts.follower.start(slot=None)
     try:
-        worker.run(worker.Worker(parts, HOST))
+        worker.run(worker.Worker(parts, HOST), worker.Inspector(parts, HOST))
     finally:
         parts.follower.stop()
         parts.spool.stop()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from webapp.signature import Signature, from_dict
 
 MOST_ANSWER_BYTES = 8 * 1024 * 1024
 CHILD_SECONDS = 600
+STAGES = ("reading", "proving")
 MIB = 1024 * 1024
 
 
@@ -30,6 +32,12 @@ class Upload:
     reference: Path | None = None
     target: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    # What people call the model's file, where it lies under another name.
+    name: str | None = None
+
+    def called(self, path: Path) -> str:
+        """Give the name of a file as its owner knows it."""
+        return self.name if path == self.model and self.name else path.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +49,42 @@ class Inspected:
     report: dict[str, Any]
 
 
-def inspect(upload: Upload, *, max_bytes: int) -> Inspected:
-    """Inspect an upload; raise `Invalid` with a stable code and every finding when it is refused."""
+def inspect(upload: Upload, *, max_bytes: int, on_stage: Callable[[str], None] = lambda _stage: None) -> Inspected:
+    """Inspect an upload; raise `Invalid` with a stable code and every finding when it is refused.
+
+    `on_stage` is told of each of `STAGES` as it begins.
+    """
     declared = declared_features(upload.metadata)
     _check_sizes(upload, max_bytes)
     with tempfile.TemporaryFile() as converted, tempfile.TemporaryFile() as canonical:
         files = {"model": upload.model, "scaler": upload.scaler}
+        on_stage("reading")
         _run("convert", {name: path for name, path in files.items() if path}, converted, {})
         job = {"declared": declared, "target": upload.target}
         proven = {"reference": upload.reference} if upload.reference else {}
+        on_stage("proving")
         report = _run("prove", {"model": converted, **proven}, canonical, job)
         canonical.seek(0)
         content = canonical.read()
     signature = from_dict(report.pop("signature"))
-    return Inspected(content, signature, {**report, "canonical_bytes": len(content)})
+    facts = {"file": _facts(upload), "canonical_bytes": len(content)}
+    return Inspected(content, signature, {**report, **facts})
+
+
+def _facts(upload: Upload) -> dict[str, Any]:
+    with upload.model.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": upload.called(upload.model), "bytes": upload.model.stat().st_size, "sha256": digest}
 
 
 def _check_sizes(upload: Upload, max_bytes: int) -> None:
     for path in filter(None, (upload.model, upload.scaler, upload.reference)):
         size = path.stat().st_size
         if size == 0:
-            raise Invalid("model_format_unknown", f"{path.name} is empty.")
+            raise Invalid("model_format_unknown", f"{upload.called(path)} is empty.")
         if size > max_bytes:
-            raise TooLarge(
-                "upload_too_large", f"{path.name} has {size // MIB} MiB; at most {max_bytes // MIB} are taken."
-            )
+            shown = upload.called(path)
+            raise TooLarge("upload_too_large", f"{shown} has {size // MIB} MiB; at most {max_bytes // MIB} are taken.")
 
 
 def declared_features(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import lzma
 import os
 import resource
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from typing import IO, Any, NoReturn
@@ -203,17 +204,26 @@ def prove(job: dict[str, Any]) -> dict[str, Any]:
 
     from webapp.intake import trial  # noqa: PLC0415 - after the lock
 
+    started = time.perf_counter()
     with os.fdopen(job["files"]["model"], "rb") as file:
         estimator = load_skops(file.read())
     reference = None
     if "reference" in job["files"]:
         with os.fdopen(job["files"]["reference"], "rb") as file:
             reference = trial.read_reference(file, job["target"])
+    loaded_seconds = time.perf_counter() - started
     changed = trial.normalise(estimator)
     found = trial.run(estimator, reference, job["declared"])
     _write(job["out"], skops.io.dumps(estimator))
     versions = {"scikit-learn": sklearn.__version__, "numpy": numpy.__version__, "python": sys.version.split()[0]}
-    return {**found, "normalised": changed, "versions": versions}
+    return {
+        **found,
+        "estimator": trial.outline(estimator),
+        "load_seconds": round(loaded_seconds, 6),
+        "reference_rows": None if reference is None else len(reference),
+        "normalised": changed,
+        "versions": versions,
+    }
 
 
 def main() -> None:

@@ -10,7 +10,9 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator
+from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from webapp.errors import Invalid
@@ -63,6 +65,17 @@ def normalise(estimator: object) -> list[str]:
                 setattr(part, name, value)
                 changed.add(f"{type(part).__name__}.{name}")
     return sorted(changed)
+
+
+def outline(estimator: Any) -> str:  # noqa: ANN401 - any estimator
+    """Give the kinds of an estimator's steps, in their order."""
+    if isinstance(estimator, Pipeline):
+        steps = [step for _, step in estimator.steps if isinstance(step, BaseEstimator)]
+        return " → ".join(outline(step) for step in steps)
+    if isinstance(estimator, ColumnTransformer):
+        parts = [part for _, part, _ in estimator.transformers_ if isinstance(part, BaseEstimator)]
+        return f"ColumnTransformer ({', '.join(outline(part) for part in parts)})"
+    return type(estimator).__name__
 
 
 def run(estimator: Any, reference: pd.DataFrame | None, declared: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: ANN401

@@ -10,16 +10,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import db
 from webapp.db import Base, Moment
 from webapp.errors import NotFound
+from webapp.predictions import traffic
 
 
 class Prediction(Base):
     """One answer to one instance."""
 
     __tablename__ = "predictions"
-    __table_args__ = (sa.Index(None, "at", "id"),)
+    # The order of the log: of all of it, of a model's part, of a key's.
+    __table_args__ = (
+        sa.Index(None, "at", "id"),
+        sa.Index(None, "model", "at", "id"),
+        sa.Index(None, "key_id", "at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     at: Mapped[datetime] = mapped_column(Moment)
@@ -59,12 +64,23 @@ class Piece:
 
 
 def insert(session: Session, piece: Piece) -> None:
-    """Insert the records and remember the place, in one transaction: exactly once, also after a crash.
+    """Insert the records, count them and remember the place, in one transaction: exactly once, also after a crash.
 
     A record whose id is there already is the same prediction, sent again by a proxy or a resumed batch chunk.
     """
-    db.insert_new(session, Prediction, map(_row, piece.records))
+    traffic.count(session, _insert_new(session, map(_row, piece.records)))
     session.merge(SpoolPosition(host=piece.host, segment=piece.segment, offset=piece.offset))
+
+
+def _insert_new(session: Session, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Insert what is not in the log and give just that; of two rows with one id, the first counts."""
+    by_id: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        by_id.setdefault(row["id"], row)
+    if not by_id:
+        return []
+    statement = traffic.insertion(session, Prediction).on_conflict_do_nothing().returning(Prediction.id)
+    return [by_id[inserted] for inserted in session.execute(statement, list(by_id.values())).scalars()]
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,10 @@ class Predictor:
         self._estimator = estimator
         self._signature = signature
 
+    def under(self, signature: Signature) -> Predictor:
+        """Give the same estimator under another signature."""
+        return Predictor(self._estimator, signature)
+
     def predict(self, rows: Sequence[Row], pointers: Sequence[str]) -> list[Outcome]:
         """Give one outcome per row, from one call of the estimator for all rows.
 

@@ -12,17 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import marshmallow
 import numpy as np
 import pandas as pd
-from marshmallow import validate
 from sklearn.base import is_classifier, is_clusterer, is_outlier_detector, is_regressor
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import FeatureUnion, Pipeline
 
 from webapp.errors import Invalid
-from webapp.signature import Container, Feature, Output, Row, Signature, Value
-from webapp.signature.check import FIELDS, Boolean, Checker, Number, String
+from webapp.signature import Container, Feature, Output, Row, Signature, Value, rules
+from webapp.signature.example import made_up
 
 # More distinct strings than this are free text, not categories worth remembering.
 MOST_OBSERVED_VALUES = 50
@@ -183,55 +181,6 @@ def _from_reference(feature: Feature, column: pd.Series[Any]) -> Feature:
     return replace(feature, kind="string")
 
 
-def _declared(feature: Feature, rules: Mapping[str, Any]) -> Feature:
-    given = {name: value for name, value in rules.items() if name != "name" and value is not None}
-    kind = given.pop("type", feature.kind)
-    if kind not in list(FIELDS):
-        raise _unusable(feature, f"the type is one of {', '.join(FIELDS)}")
-    try:
-        chosen = _rules_schema(kind).load(given)
-    except marshmallow.ValidationError as error:
-        listed = ", ".join(sorted(error.messages))
-        raise _unusable(feature, f"of a {kind} the metadata cannot say this: {listed}") from None
-    if "allowed" in chosen:
-        chosen["allowed"] = tuple(chosen["allowed"])
-    if {kind, feature.kind} not in ({kind}, {"number", "integer"}):
-        # Seen as values of another type.
-        feature = replace(feature, observed_minimum=None, observed_maximum=None, observed_values=None)
-    feature = replace(feature, kind=kind, **chosen)
-    _check_rules(feature)
-    return feature
-
-
-def _rules_schema(kind: str) -> marshmallow.Schema:
-    """Give the schema of what can be declared of a feature."""
-    value = FIELDS[kind]
-    rules: dict[str, marshmallow.fields.Field[Any]] = {
-        "nullable": Boolean(),
-        "allowed": marshmallow.fields.List(value(), validate=validate.Length(min=1)),
-        "default": value(),
-        "description": String(),
-        "message": String(),
-    }
-    if issubclass(value, Number):
-        rules |= {"minimum": Number(), "maximum": Number()}
-    return marshmallow.Schema.from_dict(rules)()
-
-
-def _check_rules(feature: Feature) -> None:
-    if feature.minimum is not None and feature.maximum is not None and feature.minimum > feature.maximum:
-        raise _unusable(feature, "the minimum is above the maximum")
-    if feature.default is not None:
-        try:
-            Checker(Signature((feature,), "frame", "", ())).rows([{feature.name: feature.default}], [""])
-        except Invalid:
-            raise _unusable(feature, "the default is not acceptable itself") from None
-
-
-def _unusable(feature: Feature, why: str) -> Invalid:
-    return Invalid("metadata_unreadable", f"Feature “{feature.name}”: {why}.")
-
-
 # --- Outputs ----------------------------------------------------------------------------------------------
 
 
@@ -294,15 +243,15 @@ def learn(
     """
     names, container = _names(estimator, [str(item["name"]) for item in declared], reference)
     columns = _reference_columns(reference, names, container)
-    rules = {str(item["name"]): item for item in declared}
-    if strangers := sorted(set(rules) - set(names)):
+    stated = {str(item["name"]): item for item in declared}
+    if strangers := sorted(set(stated) - set(names)):
         detail = f"The metadata names features that the estimator was not fitted with: {', '.join(strangers[:10])}."
         raise Invalid("metadata_features_differ", detail)
     known = dict(categories(estimator, names))
     if container == "text":
         known[names[0]] = TEXT
     features = tuple(
-        _declared(_learned(name, known.get(name), None if columns is None else columns[name]), rules.get(name, {}))
+        rules.declare(_learned(name, known.get(name), None if columns is None else columns[name]), stated.get(name, {}))
         for name in names
     )
     draft = Signature(features, container, "", (), "none")
@@ -321,7 +270,7 @@ def learn(
         return predicted.dtype.kind == "f" and not bool(np.isfinite(predicted).all())
 
     nullable = _nullable(draft, rows[0], refuses, one_matrix=not known and not _splits_columns(estimator))
-    settled = {name for name, item in rules.items() if "nullable" in item}
+    settled = {name for name, item in stated.items() if "nullable" in item}
     signature = _probed(draft, rows[0], refuses, nullable, settled)
     notes = [] if columns is not None else ["no_reference"]
     return Learned(signature, rows, notes)
@@ -354,7 +303,7 @@ def _reference_columns(
 def _rows(signature: Signature, columns: pd.DataFrame | None) -> list[Row]:
     """Give rows to try: the reference's, complete ones first, else one that is made up."""
     if columns is None:
-        made = tuple(_made_up(feature) for feature in signature.features)
+        made = tuple(made_up(feature) for feature in signature.features)
         return [made, made]
     sample = columns.head(1000)
     complete_first = pd.concat([sample.dropna(), sample[sample.isna().any(axis=1)]])
@@ -374,20 +323,6 @@ def _as_value(feature: Feature, value: Any) -> Value:  # noqa: ANN401 - a cell
     if feature.kind == "string":
         return str(value)
     return bool(value) if feature.kind == "boolean" else float(value)
-
-
-def _made_up(feature: Feature) -> Value:
-    for values in (feature.allowed, feature.observed_values):
-        if values:
-            return values[0]
-    if feature.kind == "string":
-        return "a"
-    if feature.kind == "boolean":
-        return False
-    low, high = feature.minimum, feature.maximum
-    if low is not None and high is not None:
-        return float(round((low + high) / 2))
-    return low if low is not None else high if high is not None else 0.0
 
 
 def _with(row: Row, position: int, value: Value) -> Row:

@@ -1,0 +1,456 @@
+"""Tests of searching the log: a page finds what people mean, misses nothing, and never reads more than it may."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given
+from hypothesis import settings as rules
+from hypothesis import strategies as st
+
+from tests.test_predictions import AT, HOST, record
+from webapp.db import Database
+from webapp.errors import Invalid, NotFound
+from webapp.predictions import log, search
+from webapp.predictions.log import Prediction
+from webapp.predictions.search import Page, Place, Wanted, place_from
+
+MOMENT = datetime.fromtimestamp(AT, UTC)
+SECOND = timedelta(seconds=1)
+
+# Conditions of every kind that are met by some, in any combination.
+WANTED = st.builds(
+    Wanted,
+    model=st.sampled_from([None, "churn", "prices"]),
+    version=st.sampled_from([None, None, 1, 2]),
+    key_id=st.sampled_from([None, "key1", "key2"]),
+    source=st.sampled_from([None, None, "api"]),
+    outcome=st.sampled_from([None, None, "high", "1"]),
+    probability_from=st.sampled_from([None, None, 0.5]),
+    since=st.sampled_from([None, MOMENT + SECOND]),
+    until=st.sampled_from([None, MOMENT + 3 * SECOND]),
+    feature=st.sampled_from([None, None, "age"]),
+    warned=st.booleans(),
+)
+RECORDS = st.lists(
+    st.fixed_dictionaries(
+        {
+            # Few moments: many predictions share one.
+            "at": st.integers(0, 4).map(lambda seconds: AT + seconds),
+            "model": st.sampled_from(["churn", "prices"]),
+            "version": st.sampled_from([1, 2]),
+            "key_id": st.sampled_from(["key1", "key2"]),
+            "source": st.sampled_from(["api", "batch"]),
+            "prediction": st.sampled_from(["high", "1", 1, 2.5]),
+            "probability": st.sampled_from([None, 0.25, 0.75]),
+            "instance": st.sampled_from([{"age": 35.0}, {"colour": "red"}]),
+            "warnings": st.sampled_from([[], [{"feature": "age", "code": "unseen_value", "message": "New."}]]),
+        }
+    ),
+    max_size=25,
+)
+
+
+def fill(database: Database, made: Sequence[dict[str, Any]]) -> None:
+    with database.transaction() as session:
+        log.insert(session, log.Piece(HOST, "segment", list(made), 1))
+
+
+def empty(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(sa.delete(Prediction))
+
+
+def page(database: Database, wanted: Wanted, **more: Any) -> Page:
+    with database.reading() as session:
+        return search.search(session, wanted, **more)
+
+
+def ids(rows: Sequence[Prediction]) -> list[str]:
+    return [row.id for row in rows]
+
+
+def found(database: Database, wanted: Wanted) -> list[str]:
+    """The ids of what is found, in the order in which it was made."""
+    return ids(page(database, wanted).rows)[::-1]
+
+
+def meets(made: dict[str, Any], wanted: Wanted) -> bool:
+    """Decide the conditions of `WANTED` as one would on paper."""
+    same = all(getattr(wanted, name) in {None, made[name]} for name in ("model", "version", "key_id", "source"))
+    at = datetime.fromtimestamp(made["at"], UTC)
+    return (
+        same
+        and (wanted.outcome is None or str(made["prediction"]) == wanted.outcome)
+        and (wanted.probability_from is None or (made["probability"] or 0) >= wanted.probability_from)
+        and (wanted.since is None or at >= wanted.since)
+        and (wanted.until is None or at < wanted.until)
+        and (wanted.feature is None or wanted.feature in made["instance"])
+        and (not wanted.warned or bool(made["warnings"]))
+    )
+
+
+# --- Pages ------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_predictions_come_first_and_those_of_one_moment_in_the_order_of_their_ids(
+    database: Database,
+) -> None:
+    fill(database, [record("b"), record("new", at=AT + 1), record("c"), record("old", at=AT - 1), record("a")])
+    shown = page(database, Wanted())
+    assert ids(shown.rows) == ["r-new", "r-c", "r-b", "r-a", "r-old"]
+    assert (shown.newer, shown.older, shown.looked_at, shown.complete) == (None, None, 5, True)
+
+
+def test_an_empty_log_is_one_complete_empty_page(database: Database) -> None:
+    for wanted in (Wanted(), Wanted(outcome="yes")):
+        assert page(database, wanted) == Page([], None, None, 0, complete=True)
+
+
+@rules(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(RECORDS, WANTED, st.integers(1, 4), st.integers(1, 7))
+def test_going_older_through_everything_and_back_newer_meets_exactly_what_is_wanted_in_order(
+    database: Database, made: list[dict[str, Any]], wanted: Wanted, size: int, most: int
+) -> None:
+    logged = [{**record(number), **each} for number, each in enumerate(made)]
+    empty(database)
+    fill(database, logged)
+    in_order = sorted(logged, key=lambda each: (each["at"], each["id"]), reverse=True)
+    expected = [each["id"] for each in in_order if meets(each, wanted)]
+    with pytest.MonkeyPatch.context() as patch, database.reading() as session:
+        patch.setattr(search, "MOST_LOOKED_AT", most)
+        older = [search.search(session, wanted, size=size)]
+        while (place := older[-1].older) and len(older) <= len(logged) + 1:
+            older.append(search.search(session, wanted, size=size, before=place_from(place.text)))
+        newer = [older[-1]]
+        while (place := newer[-1].newer) and len(newer) <= len(logged) + 1:
+            newer.append(search.search(session, wanted, size=size, after=place_from(place.text)))
+    assert [prediction_id for each in older for prediction_id in ids(each.rows)] == expected
+    # The way back begins at the last page.
+    assert [prediction_id for each in reversed(newer) for prediction_id in ids(each.rows)] == expected
+    for each in (*older, *newer):
+        assert len(each.rows) <= size
+        assert each.looked_at <= max(most, size)
+        assert each.complete or len(each.rows) < size
+
+
+def test_predictions_that_are_made_meanwhile_move_nothing_on_the_older_pages(database: Database) -> None:
+    fill(database, [record(number, at=AT + number) for number in range(6)])
+    first = page(database, Wanted(), size=2)
+    fill(database, [record(number, at=AT + number) for number in range(6, 9)])
+    second = page(database, Wanted(), size=2, before=first.older)
+    assert ids(second.rows) == ["r-3", "r-2"]
+    assert ids(page(database, Wanted(), size=2, after=second.newer).rows) == ["r-5", "r-4"]
+    newest = page(database, Wanted(), size=5, after=second.newer)
+    assert ids(newest.rows) == ["r-8", "r-7", "r-6", "r-5", "r-4"]
+    assert newest.newer is None
+
+
+def test_a_page_that_looked_at_enough_says_so_and_the_next_one_goes_on_behind(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST_LOOKED_AT", 10)
+    fill(database, [record(number, at=AT + number, prediction="no") for number in range(1, 25)])
+    fill(database, [record("rare", at=AT, prediction="rare")])
+    first = page(database, Wanted(outcome="rare"))
+    second = page(database, Wanted(outcome="rare"), before=first.older)
+    third = page(database, Wanted(outcome="rare"), before=second.older)
+    looked = [(ids(each.rows), each.looked_at, each.complete) for each in (first, second, third)]
+    assert looked == [([], 10, False), ([], 10, False), (["r-rare"], 5, True)]
+    assert third.older is None
+    # Without such a condition nothing is looked at in vain.
+    assert page(database, Wanted(model="churn")).complete
+
+
+@pytest.mark.parametrize("upward", [False, True])
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (Wanted(), "ix_predictions_at_predictions_id"),
+        (Wanted(model="churn"), "ix_predictions_model_predictions_at_predictions_id"),
+        (Wanted(key_id="key1"), "ix_predictions_key_id_predictions_at_predictions_id"),
+        (Wanted(key_id="key1", model="churn"), "ix_predictions_key_id_predictions_at_predictions_id"),
+    ],
+)
+@pytest.mark.parametrize(
+    "also", [{}, {"since": MOMENT - SECOND, "until": MOMENT + SECOND}, {"outcome": "no", "source": "api", "version": 1}]
+)
+def test_every_look_follows_one_index_and_sorts_nothing(
+    database: Database, wanted: Wanted, index: str, also: dict[str, Any], *, upward: bool
+) -> None:
+    fill(database, [record(number) for number in range(30)])
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(
+        database.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, parameters, *_: asked.append((statement, parameters)),
+    )
+    place = Place(MOMENT, "r-15")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "MOST_LOOKED_AT", 7)
+        page(database, replace(wanted, **also), **({"after": place} if upward else {"before": place}))
+    looks = [(statement, parameters) for statement, parameters in asked if statement.startswith("SELECT")]
+    assert len(looks) >= 2
+    with database.engine.connect() as connection:
+        for statement, parameters in looks:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
+            steps = [step for *_, step in plan]
+            # The place is found by the index as well: the rows before it are not read.
+            bounds = r"\(.*\(at,id\)[<>]" if len(also) == 0 else r"\("
+            assert any(re.search(rf"SEARCH predictions USING .*{index} {bounds}", step) for step in steps), steps
+            assert not any("TEMP B-TREE" in step or step.startswith("SCAN predictions") for step in steps), steps
+
+
+# --- Places -----------------------------------------------------------------------------------------------
+
+
+@given(st.datetimes(timezones=st.just(UTC)), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")))
+def test_a_place_comes_back_from_its_text_which_may_stand_in_a_url(at: datetime, prediction_id: str) -> None:
+    place = Place(at, prediction_id)
+    assert place_from(place.text) == place
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", place.text)
+
+
+def test_the_text_of_a_place_is_short() -> None:
+    assert len(Place(MOMENT, "0123456789abcdef0123456789abcdef-12").text) < 75
+
+
+@given(st.text() | st.binary().map(lambda some: some.hex()) | st.from_regex(r"[A-Za-z0-9_=-]{1,20}"))
+def test_any_text_is_a_place_or_refused(text: str) -> None:
+    with suppress(Invalid):
+        assert place_from(text).text == text
+
+
+@pytest.mark.parametrize(
+    "written", ["", "1", "x y", "1 a\0", "9" * 30 + " a", "9" * 5000 + " a", "01 a", " 1 a", "1_0 a"]
+)
+def test_what_is_no_place_is_refused(written: str) -> None:
+    text = base64.urlsafe_b64encode(written.encode()).decode().rstrip("=")
+    with pytest.raises(Invalid, match="cursor_unreadable"):
+        place_from(text)
+
+
+def test_a_place_far_from_everything_shows_an_empty_page_that_leads_back(database: Database) -> None:
+    fill(database, [record(0)])
+    for outcome in (None, "yes"):
+        wanted = Wanted(outcome=outcome)
+        past = page(database, wanted, before=Place(MOMENT - SECOND, "x"))
+        assert (past.rows, past.older) == ([], None)
+        assert past.newer is not None
+        assert ids(page(database, wanted, after=past.newer).rows) == ["r-0"]
+        future = page(database, wanted, after=Place(datetime.max.replace(tzinfo=UTC), "x"))
+        assert (future.rows, future.newer) == ([], None)
+        assert future.older is not None
+        assert ids(page(database, wanted, before=future.older).rows) == ["r-0"]
+
+
+# --- What people mean -------------------------------------------------------------------------------------
+
+VALUES = [
+    "1",
+    1,
+    1.0,
+    10,
+    1.5,
+    "1.5",
+    "1.0",
+    True,
+    "true",
+    False,
+    "false",
+    None,
+    "null",
+    "red",
+    "Red",
+    "rot “ü” 🙂",
+    'a"b\\',
+    "",
+]
+MEANT = [
+    ("1", ["1", 1, 1.0]),
+    ("1.0", ["1.0", 1, 1.0]),
+    ("1.5", [1.5, "1.5"]),
+    ("15e-1", [1.5]),
+    ("0", []),
+    ("10", [10]),
+    ("true", [True, "true"]),
+    ("True", [True]),
+    ("FALSE", [False]),
+    ("null", [None, "null"]),
+    ("red", ["red"]),
+    ("Red", ["Red"]),
+    ("re", []),
+    ("rot “ü” 🙂", ["rot “ü” 🙂"]),
+    ('a"b\\', ['a"b\\']),
+    ("", [""]),
+    ("%", []),
+    ("nan", []),
+    ("-inf", []),
+    ("9" * 5000, []),
+    ("\0", []),
+    ("\ud800", []),
+]
+
+
+def plain(value: object) -> tuple[type, object]:
+    return (float, float(value)) if type(value) is int else (type(value), value)
+
+
+def meant(written: str) -> list[int]:
+    """The positions of the values that people mean by what they write."""
+    typed = [(type(value), value) for value in dict(MEANT)[written]]
+    return [position for position, value in enumerate(VALUES) if (type(value), value) in typed]
+
+
+def test_an_outcome_is_found_as_people_write_it(database: Database) -> None:
+    fill(database, [record(number, at=AT + number, prediction=value) for number, value in enumerate(VALUES)])
+    for written, _ in MEANT:
+        expected = [f"r-{position}" for position in meant(written)]
+        assert (written, found(database, Wanted(outcome=written))) == (written, expected)
+
+
+@pytest.mark.parametrize("feature", ["age", "Größe “x”", 'a"b', "a.b$[0]", "100%"])
+def test_a_feature_is_found_by_its_value_as_people_write_it(database: Database, feature: str) -> None:
+    # Once as the last member of the instance and once before others, beside members that hold every other value.
+    others = {f"other {number}": value for number, value in enumerate(VALUES)}
+    others["text"] = json.dumps([{feature: value} for value in VALUES])
+    made = [{feature: value} if number % 2 else {feature: value, **others} for number, value in enumerate(VALUES)]
+    fill(database, [record(number, at=AT + number, instance=each) for number, each in enumerate(made)])
+    fill(database, [record("without", instance=others)])
+    for written, _ in MEANT:
+        expected = [f"r-{position}" for position in meant(written)]
+        assert (written, found(database, Wanted(feature=feature, value=written))) == (written, expected)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("0.30000000000000004", 0.1 + 0.2),
+        ("1e22", 1e22),
+        ("1.25e-07", 1.25e-7),
+        ("-2.5", -2.5),
+        ("12345678901", 12345678901),
+    ],
+)
+def test_a_number_is_found_by_the_text_that_shows_it(database: Database, written: str, number: float) -> None:
+    fill(database, [record("there", prediction=number, instance={"age": number})])
+    fill(database, [record("near", prediction=number * 1.001, instance={"age": number * 1.001})])
+    assert found(database, Wanted(outcome=written)) == ["r-there"]
+    assert found(database, Wanted(feature="age", value=written)) == ["r-there"]
+
+
+def test_one_of_several_outputs_is_enough(database: Database) -> None:
+    several = {"risk": "high", "amount": 3.5}
+    fill(database, [record("both", prediction=several, probability={"risk": 0.75, "amount": 0.5}), record("one")])
+    for outcome, expected in (("high", ["r-both"]), ("3.5", ["r-both"]), ("3", []), ("risk", []), ("yes", ["r-one"])):
+        assert found(database, Wanted(outcome=outcome)) == expected
+    assert found(database, Wanted(probability_from=0.0)) == ["r-one"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.5, None, ["r-1", "r-2"]),
+        (None, 0.5, ["r-0", "r-1"]),
+        (0.5, 0.5, ["r-1"]),
+        (0.6, 0.7, []),
+        (-1.0, 2.0, ["r-0", "r-1", "r-2"]),
+    ],
+)
+def test_a_probability_is_found_within_bounds_that_belong_to_it(
+    database: Database, low: float | None, high: float | None, expected: list[str]
+) -> None:
+    made = enumerate([0.0, 0.5, 1.0, None])
+    fill(database, [record(number, at=AT + number, probability=each) for number, each in made])
+    assert found(database, Wanted(probability_from=low, probability_to=high)) == expected
+
+
+def test_a_time_has_its_beginning_and_not_its_end(database: Database) -> None:
+    fill(database, [record(number, at=AT + number) for number in range(4)])
+    assert found(database, Wanted(since=MOMENT + SECOND, until=MOMENT + 3 * SECOND)) == ["r-1", "r-2"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Wanted(version=2), ["r-1"]),
+        (Wanted(version=10**30), []),
+        (Wanted(source="batch"), ["r-2"]),
+        (Wanted(warned=True), ["r-3"]),
+        (Wanted(model="prices"), ["r-4"]),
+        (Wanted(key_id="key2"), ["r-5"]),
+        (Wanted(key_id="key2", model="prices"), []),
+        (Wanted(feature="new"), ["r-6"]),
+    ],
+)
+def test_each_other_condition_finds_what_meets_it(database: Database, wanted: Wanted, expected: list[str]) -> None:
+    warning = {"feature": "age", "code": "unseen_value", "message": "New."}
+    changed: list[dict[str, Any]] = [
+        {},
+        {"version": 2},
+        {"source": "batch"},
+        {"warnings": [warning]},
+        {"model": "prices"},
+        {"key_id": "key2"},
+        {"instance": {"new": None}},
+    ]
+    fill(database, [record(number, **each) for number, each in enumerate(changed)])
+    assert found(database, wanted) == expected
+
+
+def test_a_value_is_not_looked_for_without_its_feature(database: Database) -> None:
+    with pytest.raises(Invalid, match="value_without_feature"):
+        page(database, Wanted(value="35"))
+
+
+# --- Streams and single predictions -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, 0), (1, 1), (4, 4), (12, 12), (100, 12)])
+def test_a_stream_gives_the_newest_in_order_and_ends_at_its_limit(
+    database: Database, monkeypatch: pytest.MonkeyPatch, most: int, expected: int
+) -> None:
+    monkeypatch.setattr(search, "PIECE_ROWS", 5)
+    monkeypatch.setattr(search, "MOST_LOOKED_AT", 7)
+    made = [record(f"{number:02}", at=AT + number // 3, source=["api", "ui"][number % 2]) for number in range(24)]
+    fill(database, made)
+    with database.reading() as session:
+        streamed = ids(list(search.every(session, Wanted(source="api"), most)))
+    assert streamed == [f"r-{number:02}" for number in range(22, -1, -2)][:expected]
+
+
+def test_a_stream_holds_no_more_than_a_piece(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "PIECE_ROWS", 5)
+    fill(database, [record(number) for number in range(50)])
+    with database.reading() as session:
+        held = [len(session.identity_map) for _ in search.every(session, Wanted(), 50)]
+    assert len(held) == 50
+    # A piece, and the one before it while the next is being read.
+    assert max(held) <= 12
+
+
+def test_any_prediction_is_given_by_its_id(database: Database) -> None:
+    fill(database, [record(0, key_id="somebody")])
+    with database.reading() as session:
+        assert search.get(session, "r-0").key_id == "somebody"
+        with pytest.raises(NotFound, match="unknown_prediction"):
+            search.get(session, "r-1")
+
+
+def test_the_neighbours_of_a_prediction_are_those_of_its_model(database: Database) -> None:
+    made = [record("a"), record("b"), record("c"), record("d", at=AT + 1), record("between", model="prices")]
+    fill(database, made)
+    expected = {"a": (None, "b"), "b": ("a", "c"), "c": ("b", "d"), "d": ("c", None), "between": (None, None)}
+    with database.reading() as session:
+        for name, (older, newer) in expected.items():
+            beside = search.neighbours(session, search.get(session, f"r-{name}"))
+            assert [each and each.id for each in beside] == [each and f"r-{each}" for each in (newer, older)]

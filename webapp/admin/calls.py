@@ -1,0 +1,59 @@
+"""First calls to paste: what a person sends to a version, as a command and as a program."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from webapp import registry
+from webapp.db import Session
+from webapp.registry import Version
+from webapp.signature import example as made_up
+from webapp.signature import from_dict
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that works: its path, and an instance that the version takes."""
+
+    path: str
+    instance: dict[str, Any]
+
+    def curl(self, base: str, key: str = "$MODELPORT_KEY") -> str:
+        """Give a command on few lines; `base` is the server's address."""
+        body = shlex.quote(json.dumps(self.instance, ensure_ascii=False))
+        return (
+            f'curl {base.rstrip("/")}{self.path} \\\n  -H "X-API-Key: {key}" \\\n'
+            f'  -H "Content-Type: application/json" \\\n  -d {body}'
+        )
+
+    def python(self, base: str) -> str:
+        """Give the same in Python."""
+        body = json.dumps(self.instance, ensure_ascii=False, indent=4)
+        for json_word, python_word in (("true", "True"), ("false", "False"), ("null", "None")):
+            body = body.replace(f": {json_word}", f": {python_word}")
+        return (
+            "import os\nimport requests\n\nanswer = requests.post(\n"
+            f'    "{base.rstrip("/")}{self.path}",\n'
+            '    headers={"X-API-Key": os.environ["MODELPORT_KEY"]},\n'
+            f"    json={body},\n)\nprint(answer.json())"
+        )
+
+
+def to_version(version: Version, *, active: bool) -> Call:
+    """Give a call to a version: by the model's name when it is the active one."""
+    name = version.model.name
+    path = f"/models/{name}/predict" if active else f"/models/{name}/versions/{version.number}/predict"
+    return Call(path, made_up.instance(from_dict(version.signature)))
+
+
+def example(session: Session, models: Sequence[str] | None) -> Call | None:
+    """Give a call to the first of these models (of all, when None) that has an active version."""
+    for line in registry.model_lines(session):
+        if line.active_number is not None and (models is None or line.name in models):
+            model = registry.get_model(session, line.name)
+            return to_version(registry.get_version(session, model, line.active_number), active=True)
+    return None

@@ -1,0 +1,83 @@
+"""The dashboard: how things are, what needs a person, what happened last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from webapp import activation, audit, fleet, jobs, keys, registry, uploads, web
+from webapp.admin.guard import blueprint, me, needs
+from webapp.admin.pages import page
+from webapp.audit import AuditRecord
+from webapp.db import Session
+from webapp.predictions import traffic
+from webapp.predictions.traffic import Series
+
+door: Blueprint = blueprint("dashboard")
+
+SPANS = {"24h": ("24 h", timedelta(hours=24)), "7d": ("7 d", timedelta(days=7)), "30d": ("30 d", timedelta(days=30))}
+SOON = timedelta(days=14)
+SILENT = timedelta(seconds=35)
+LAST_CHANGES = 6
+LABELS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Predictions over time, of all models together."""
+
+    bars: list[int]
+    labels: list[str]
+    top: int
+    unit: str
+    rows: list[tuple[datetime, int]]
+
+
+def _chart(series: Series) -> Chart:
+    bars = [sum(counts) for counts in zip(*series.counts.values(), strict=True)] if series.counts else []
+    hourly = series.step < timedelta(days=1)
+    moments = [series.start + series.step * position for position in range(len(bars))]
+    # Evenly from the first to the last, as they are laid out.
+    shown = [moments[round(part * (len(moments) - 1) / (LABELS - 1))] for part in range(LABELS)] if moments else []
+    labels = [f"{moment:%H:%M}" if hourly and len(bars) < 50 else f"{moment.day} {moment:%b}" for moment in shown]  # noqa: PLR2004 - two days of hours
+    top = max(bars, default=0)
+    return Chart(bars, labels, top + top % 2, "hour" if hourly else "day", list(zip(moments, bars, strict=True)))
+
+
+@door.get("")
+@needs("viewer")
+def show() -> Response:
+    """Show it."""
+    span = request.args.get("span", "24h")
+    span = span if span in SPANS else "24h"
+    moment = datetime.now(UTC)
+    since = moment - SPANS[span][1]
+    with web.parts().database.reading() as session:
+        facts: dict[str, Any] = {
+            "total": traffic.overall(session, since),
+            "totals": {each.model: each for each in traffic.totals(session, since)},
+            "chart": _chart(traffic.series(session, since, moment)),
+            "lines": registry.model_lines(session),
+            "ways_back": registry.ways_back(session),
+            "standing": activation.present(session),
+            "expiring": keys.expiring(session, SOON),
+            "live_keys": keys.count_live(session),
+            "silent": [each for each in fleet.heartbeats(session) if each.seen_at < moment - SILENT],
+            "changes": _changes(session) if me().may("operator") else [],
+            **_running(session),
+        }
+    return page("dashboard/show.html", **facts, span=span, spans=SPANS, now=moment)
+
+
+def _changes(session: Session) -> list[AuditRecord]:
+    """Give the last changes of what is served and to whom; who came in is in the audit log."""
+    found = audit.search(session, audit.Wanted())
+    return [each for each in found if not each.action.startswith("users.")][:LAST_CHANGES]
+
+
+def _running(session: Session) -> dict[str, Any]:
+    lines = [line for line in jobs.lines(session, 20) if line.progress.status == "processing"]
+    return {"jobs": lines, "uploads": uploads.under_way(session)}

@@ -1,0 +1,35 @@
+"""Page of batch jobs: how far each is, and cancelling."""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, flash, redirect, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp import audit, jobs, keys, web
+from webapp.admin.guard import actor, blueprint, needs
+from webapp.admin.pages import page
+
+door: Blueprint = blueprint("jobs")
+
+
+@door.get("/jobs")
+@needs("viewer")
+def index() -> Response:
+    """List the newest jobs."""
+    with web.parts().database.reading() as session:
+        lines = jobs.lines(session)
+        names = keys.names(session, {line.job.key_id for line in lines})
+    running = any(line.progress.status == "processing" for line in lines)
+    return page("jobs/index.html", lines=lines, names=names, running=running)
+
+
+@door.post("/jobs/<job_id>/cancel")
+@needs("operator")
+def cancel(job_id: str) -> AnyResponse:
+    """Cancel a job; what is done of it stays."""
+    with web.parts().database.transaction() as session:
+        job = jobs.find_job(session, job_id)
+        jobs.cancel(session, job)
+        audit.record(session, actor(), "jobs.cancel", job_id)
+    flash("The job is cancelled, unless it had just ended.", "ok")
+    return redirect(url_for("admin_jobs.index"), code=303)

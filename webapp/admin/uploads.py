@@ -1,0 +1,90 @@
+"""Pages of uploads: the form, how far an upload is, and what it became."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, flash, make_response, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp import body, registry, uploads, web
+from webapp.admin.guard import actor, blueprint, form, needs, takes_files
+from webapp.admin.pages import page
+from webapp.errors import Invalid
+from webapp.uploads import PARTS, STAGES, PendingUpload, Wish
+
+door: Blueprint = blueprint("uploads")
+
+STAGE_NAMES = ("Wait", "Read", "Prove", "Store")
+SAID = {
+    "waiting": "Waiting for the worker.",
+    "reading": "Reading the file in a locked process; nothing in it is run.",
+    "proving": "Loading the rewritten model in a fresh process, and trying it.",
+    "storing": "Storing it.",
+}
+
+
+@door.get("/upload")
+@needs("operator")
+def new() -> Response:
+    """Show the form."""
+    return _form_page({"model": request.args.get("model", "")[:63]}, {})
+
+
+def _form_page(typed: dict[str, str], errors: dict[str, str]) -> Response:
+    with web.parts().database.reading() as session:
+        models = [line.name for line in registry.model_lines(session)]
+    most = web.parts().settings.max_upload_bytes
+    return page("uploads/new.html", 422 if errors else 200, typed=typed, errors=errors, models=models, most=most)
+
+
+@door.post("/upload")
+@needs("operator")
+@takes_files
+def create() -> AnyResponse:
+    """Take the files in; the worker inspects them."""
+    typed = {name: form(name) for name in ("model", "target", "label", "activate")}
+    wish = Wish(typed["model"], typed["label"] or None, typed["target"] or None, activate=bool(typed["activate"]))
+    try:
+        registry.check_name(wish.model)
+        registry.check_label(wish.label)
+        upload_id = uploads.receive(web.parts().desk, actor(), wish, body.files(PARTS))
+    except Invalid as refusal:
+        return _form_page(typed, {_FIELDS.get(refusal.code, ""): refusal.detail})
+    return redirect(url_for("admin_uploads.show", upload_id=upload_id), code=303)
+
+
+_FIELDS = {"model_name_not_allowed": "model", "label_not_allowed": "label", "file_missing": "file"}
+
+
+@door.get("/uploads/<upload_id>")
+@needs("operator")
+def show(upload_id: str) -> AnyResponse:
+    """Show how far an upload is; one that became a version is shown as that."""
+    with web.parts().database.reading() as session:
+        pending = uploads.get_upload(session, upload_id)
+    if pending.version is not None:
+        return _to_version(pending)
+    if "HX-Request" in request.headers and pending.refusal is None:
+        return page("uploads/progress.html", **_progress(pending))
+    if "HX-Request" in request.headers:
+        return make_response("", 200, {"HX-Refresh": "true"})
+    return page("uploads/show.html", **_progress(pending))
+
+
+def _to_version(pending: PendingUpload) -> AnyResponse:
+    place = url_for("admin_registry.version", name=pending.model, number=pending.version)
+    said = "is stored and active." if pending.activate else "is stored, not active yet."
+    flash(f"{pending.model} v{pending.version} {said}", "ok")
+    if "HX-Request" in request.headers:
+        return make_response("", 200, {"HX-Redirect": place})
+    return redirect(place, code=303)
+
+
+def _progress(pending: PendingUpload) -> dict[str, Any]:
+    return {
+        "pending": pending,
+        "stages": STAGE_NAMES,
+        "now": STAGES.index(pending.stage),
+        "said": SAID[pending.stage],
+    }
