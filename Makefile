@@ -25,7 +25,8 @@ run: setup ## Serve a demo model, ready for the first prediction
 	@$(BIN)/modelport demo
 	@exec $(BIN)/modelport serve --sign-in admin
 
-test: setup ## Run all tests
+test: setup ## Run all tests, in a real browser too
+	@sh scripts/test_packages.sh
 	$(BIN)/python -m pytest
 
 check: setup ## Check format, lint, types, import contracts, templates, vendored files and licences

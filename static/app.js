@@ -16,7 +16,8 @@ async function copy(button) {
   }
   const word = button.querySelector("span");
   word.textContent = "Copied";
-  setTimeout(() => { word.textContent = "Copy"; }, 2000);
+  button.classList.add("copied");
+  setTimeout(() => { word.textContent = "Copy"; button.classList.remove("copied"); }, 2000);
 }
 
 // Close: what a person has read goes away, and the focus does not get lost with it.
@@ -93,6 +94,13 @@ document.addEventListener("submit", (event) => {
     event.preventDefault();
     upload(form, event.submitter);
   }
+});
+
+// Reach: who ticks a model means "only these".
+document.addEventListener("change", (event) => {
+  const around = event.target.closest("[data-reach]");
+  if (around && event.target.type === "checkbox" && event.target.checked) around.querySelector("[value=some]").checked = true;
+  if (around && event.target.value === "every") around.querySelectorAll("[type=checkbox]").forEach((box) => { box.checked = false; });
 });
 
 // "/" goes to the search field. A shortcut of one character must have a switch (WCAG 2.1.4): a checkbox anywhere.

@@ -412,30 +412,7 @@ def test_a_value_is_not_looked_for_without_its_feature(database: Database) -> No
         page(database, Wanted(value="35"))
 
 
-# --- Streams and single predictions -----------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("most", "expected"), [(0, 0), (1, 1), (4, 4), (12, 12), (100, 12)])
-def test_a_stream_gives_the_newest_in_order_and_ends_at_its_limit(
-    database: Database, monkeypatch: pytest.MonkeyPatch, most: int, expected: int
-) -> None:
-    monkeypatch.setattr(search, "PIECE_ROWS", 5)
-    monkeypatch.setattr(search, "MOST_LOOKED_AT", 7)
-    made = [record(f"{number:02}", at=AT + number // 3, source=["api", "ui"][number % 2]) for number in range(24)]
-    fill(database, made)
-    with database.reading() as session:
-        streamed = ids(list(search.every(session, Wanted(source="api"), most)))
-    assert streamed == [f"r-{number:02}" for number in range(22, -1, -2)][:expected]
-
-
-def test_a_stream_holds_no_more_than_a_piece(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "PIECE_ROWS", 5)
-    fill(database, [record(number) for number in range(50)])
-    with database.reading() as session:
-        held = [len(session.identity_map) for _ in search.every(session, Wanted(), 50)]
-    assert len(held) == 50
-    # A piece, and the one before it while the next is being read.
-    assert max(held) <= 12
+# --- Single predictions -----------------------------------------------------------------------
 
 
 def test_any_prediction_is_given_by_its_id(database: Database) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,11 +144,11 @@ class Database:
             yield session
 
 
-def insert_new(session: Session, table: type[Base], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Insert rows in bulk, passing over those whose primary key is there already."""
-    dialect = sqlite if session.get_bind().dialect.name == "sqlite" else postgresql
-    if rows := list(rows):
-        session.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+def insertion(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
+    """Give an insertion that can say what happens to rows that are there already."""
+    # Into the table and not the class: no objects are made of rows, which would cost as much as inserting them.
+    rows = Base.metadata.tables[table.__tablename__]
+    return sqlite.insert(rows) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(rows)
 
 
 def migrations_folder() -> Path:

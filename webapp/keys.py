@@ -33,6 +33,7 @@ _CHECKSUM_CHARACTERS = 6
 _FORM = re.compile(
     rf"mp_(live|test)_([0-9A-Za-z]{{{_ID_CHARACTERS}}})_[0-9A-Za-z]{{{_SECRET_CHARACTERS}}}[0-9A-Za-z]{{{_CHECKSUM_CHARACTERS}}}"
 )
+_ID = re.compile(rf"[0-9A-Za-z]{{{_ID_CHARACTERS}}}")
 # What the pepper of key digests is derived for.
 PEPPER = "api keys"
 _REFUSED = "The key is missing, wrong, expired or revoked. Send it as X-API-Key or as Authorization: Bearer."
@@ -68,6 +69,11 @@ class ApiKey(Base):
         return f"mp_{'test' if self.test else 'live'}_{self.id}"
 
     @property
+    def title(self) -> str:
+        """What tells this key from others, of the same name too."""
+        return f"{self.name} ({self.id})"
+
+    @property
     def state(self) -> str:
         """`live`, `expired` or `revoked`."""
         if self.revoked_at is not None:
@@ -89,6 +95,11 @@ def _checksum(text: str) -> str:
 
 def _random(width: int) -> str:
     return "".join(secrets.choice(_ALPHABET) for _ in range(width))
+
+
+def new_id() -> str:
+    """Give an id for a new key."""
+    return _random(_ID_CHARACTERS)
 
 
 def digest(pepper: bytes, key: str) -> str:
@@ -130,11 +141,19 @@ def create(  # noqa: PLR0913 - the terms of a key, each by name
     rate_limit: str | None = None,
     life: timedelta = DEFAULT_LIFE,
     test: bool = False,
+    key_id: str | None = None,
 ) -> tuple[ApiKey, str]:
-    """Make a key; gives its row and, this once, the key itself. No `models` means every model."""
+    """Make a key; gives its row and, this once, the key itself. No `models` means every model.
+
+    `key_id` (of `new_id`) is for who may ask twice: the second time is a `Conflict`.
+    """
     scopes = list(dict.fromkeys(scopes))
     _check_terms(name, scopes, rate_limit, life)
-    key_id = _random(_ID_CHARACTERS)
+    key_id = new_id() if key_id is None else key_id
+    if not _ID.fullmatch(key_id) or session.get(ApiKey, key_id) is not None:
+        raise Conflict(
+            "key_already_made", f"The key {key_id} is made already, and was shown once; roll it if it was lost."
+        )
     body = f"mp_{'test' if test else 'live'}_{key_id}_{_random(_SECRET_CHARACTERS)}"
     key = body + _checksum(body)
     row = ApiKey(
@@ -152,7 +171,7 @@ def create(  # noqa: PLR0913 - the terms of a key, each by name
         revoked_at=None,
     )
     session.add(row)
-    audit.record(session, actor, "keys.create", key_id, name=name, scopes=scopes)
+    audit.record(session, actor, "keys.create", row.title, scopes=scopes)
     generation.advance(session)
     return row, key
 
@@ -170,7 +189,7 @@ def revoke(session: Session, actor: Actor, key_id: str) -> ApiKey:
     row = get_key(session, key_id)
     if row.revoked_at is None:
         row.revoked_at = now()
-        audit.record(session, actor, "keys.revoke", key_id, name=row.name)
+        audit.record(session, actor, "keys.revoke", row.title)
         generation.advance(session)
     return row
 
@@ -201,7 +220,7 @@ def edit(  # noqa: PLR0913 - the terms of a key, each by name
         setattr(row, term, terms[term])
     if before:
         after = {term: terms[term] for term in before}
-        audit.record(session, actor, "keys.edit", key_id, before=before, after=after)
+        audit.record(session, actor, "keys.edit", row.title, before=before, after=after)
         generation.advance(session)
     return row
 
@@ -229,7 +248,7 @@ def roll(session: Session, actor: Actor, pepper: bytes, key_id: str, overlap: ti
         test=old.test,
     )
     old.expires_at = min(old.expires_at, now() + overlap)
-    audit.record(session, actor, "keys.roll", key_id, successor=row.id, until=old.expires_at.isoformat())
+    audit.record(session, actor, "keys.roll", old.title, successor=row.id, until=old.expires_at.isoformat())
     return row, key
 
 

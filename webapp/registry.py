@@ -136,6 +136,23 @@ def get_version(session: Session, model: Model, number: int) -> Version:
     return found
 
 
+def version_before(session: Session, name: str) -> Version | None:
+    """Give the version that a new one comes after: the active one, else the newest."""
+    model = session.scalar(sa.select(Model).where(Model.name == name))
+    if model is None:
+        return None
+    if model.active_number is not None:
+        return get_version(session, model, model.active_number)
+    newest = sa.select(Version).where(Version.model_id == model.id).order_by(Version.number.desc()).limit(1)
+    return session.scalar(newest)
+
+
+def newest_reference(session: Session, name: str) -> str | None:
+    """Give the reference of the newest version of a model that has one."""
+    having = sa.select(Version.reference).join(Model).where(Model.name == name, Version.reference.is_not(None))
+    return session.scalar(having.order_by(Version.number.desc()).limit(1))
+
+
 def _model_for_upload(session: Session, name: str) -> Model:
     check_name(name)
     model = session.scalar(sa.select(Model).where(Model.name == name))
@@ -317,6 +334,7 @@ class VersionLine:
     artifact: str
     created_at: datetime
     created_by: str
+    file: str
     bytes: int
     library: str
     accuracy: float | None
@@ -351,7 +369,8 @@ def version_lines(session: Session, model: Model, *, below: int | None = None, m
             Version.artifact,
             Version.created_at,
             Version.created_by,
-            sa.func.coalesce(Version.report["canonical_bytes"].as_integer(), 0),
+            sa.func.coalesce(Version.report["file"]["name"].as_string(), ""),
+            sa.func.coalesce(Version.report["file"]["bytes"].as_integer(), 0),
             sa.func.coalesce(Version.report["versions"]["scikit-learn"].as_string(), ""),
             Version.card["accuracy"].as_float(),
         )

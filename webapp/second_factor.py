@@ -49,7 +49,7 @@ def step_of(secret: str, code: str, after: int) -> int | None:
     present = int(time.time()) // STEP_SECONDS
     totp = pyotp.TOTP(secret)
     for step in range(present - DRIFT_STEPS, present + DRIFT_STEPS + 1):
-        if step > after and secrets.compare_digest(totp.at(step * STEP_SECONDS), code):
+        if step > after and secrets.compare_digest(totp.at(step * STEP_SECONDS).encode(), code.encode()):
             return step
     return None
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import activation, intake, registry
+from webapp import activation, audit, intake, registry
 from webapp.activation import Convergence
 from webapp.artifacts import ArtifactStore
 from webapp.audit import Actor
 from webapp.config import Settings
 from webapp.db import Base, Database, Moment, now
-from webapp.errors import NotFound, Refusal, Unavailable
-from webapp.intake import Upload
+from webapp.errors import Invalid, NotFound, Refusal, Unavailable
+from webapp.intake import Inspected, Upload
+from webapp.signature import Signature, from_dict, rules
 
 STAGES = ("waiting", *intake.STAGES, "storing")
 # The files that an upload can have, each kept under the name of its part.
 PARTS = ("file", "scaler", "reference", "metadata")
 LEASE = timedelta(seconds=30)
+RECENT = timedelta(days=1)
 # A file that ends its worker each time must not do so for ever.
 MOST_ATTEMPTS = 3
 
@@ -49,6 +52,7 @@ class PendingUpload(Base):
     # What each part's file was called: a label for people, never a path.
     names: Mapped[dict[str, str]] = mapped_column(sa.JSON)
     activate: Mapped[bool]
+    keep_reference: Mapped[bool]
     stage: Mapped[str] = mapped_column(sa.Text)
     attempts: Mapped[int]
     leased_by: Mapped[str | None] = mapped_column(sa.Text)
@@ -89,6 +93,8 @@ class Wish:
     label: str | None = None
     target: str | None = None
     activate: bool = False
+    # Take the reference of the newest version that has one, where none comes.
+    keep_reference: bool = False
 
 
 def upload(
@@ -98,11 +104,17 @@ def upload(
     registry.check_name(wish.model)
     label = wish.label or intake.label_of(files.metadata)
     registry.check_label(label)
-    inspected = intake.inspect(files, max_bytes=desk.settings.max_upload_bytes, on_stage=on_stage)
-    on_stage("storing")
-    # Bytes before the row: a row never names an artifact that is not there.
-    artifact = desk.artifacts.put(inspected.canonical)
-    reference = desk.artifacts.put(files.reference.read_bytes()) if files.reference else None
+    with tempfile.NamedTemporaryFile(suffix=".csv") as kept:
+        if wish.keep_reference and files.reference is None and (before := _reference_before(desk, wish.model)):
+            kept.write(desk.artifacts.get(before))
+            kept.flush()
+            files = replace(files, reference=Path(kept.name))
+        inspected = intake.inspect(files, max_bytes=desk.settings.max_upload_bytes, on_stage=on_stage)
+        on_stage("storing")
+        # Bytes before the row: a row never names an artifact that is not there.
+        artifact = desk.artifacts.put(inspected.canonical)
+        reference = desk.artifacts.put(files.reference.read_bytes()) if files.reference else None
+    signature, report = _with_rules_before(desk, wish.model, inspected)
     with desk.database.transaction() as session:
         version = registry.add_version(
             session,
@@ -111,8 +123,8 @@ def upload(
             wish.model,
             artifact=artifact,
             reference=reference,
-            signature=inspected.signature.as_dict(),
-            report=inspected.report,
+            signature=signature.as_dict(),
+            report=report,
             card=dict(files.metadata),
             label=label,
         )
@@ -121,7 +133,23 @@ def upload(
             registry.activate(session, actor, wish.model, version.number, "activated with the upload")
         described = registry.describe_version(version)
     workers = activation.converged(desk.database) if wish.activate else None
-    return Uploaded(described, inspected.report, workers)
+    return Uploaded(described, report, workers)
+
+
+def _with_rules_before(desk: Desk, name: str, inspected: Inspected) -> tuple[Signature, dict[str, Any]]:
+    """Take over the rules that people stated of the version before: the next one must not lose them unseen."""
+    with desk.database.reading() as session:
+        before = registry.version_before(session, name)
+    if before is None:
+        return inspected.signature, inspected.report
+    signature, names = rules.inherit(from_dict(before.signature), inspected.signature)
+    taken = {"rules_from": {"version": before.number, "features": names}} if names else {}
+    return signature, {**inspected.report, **taken}
+
+
+def _reference_before(desk: Desk, name: str) -> str | None:
+    with desk.database.reading() as session:
+        return registry.newest_reference(session, name)
 
 
 # --- Uploads that wait for a worker -------------------------------------------------------------------------
@@ -160,6 +188,7 @@ def _pending(upload_id: str, actor: Actor, wish: Wish, names: dict[str, str]) ->
         target=wish.target,
         names=names,
         activate=wish.activate,
+        keep_reference=wish.keep_reference,
         stage=STAGES[0],
         attempts=0,
     )
@@ -179,6 +208,12 @@ def under_way(session: Session) -> list[PendingUpload]:
     return list(session.scalars(waiting.order_by(PendingUpload.at)))
 
 
+def lately_refused(session: Session) -> list[PendingUpload]:
+    """Uploads of the last day that were refused, the newest first."""
+    refused = sa.and_(PendingUpload.done_at > now() - RECENT, PendingUpload.version.is_(None))
+    return list(session.scalars(sa.select(PendingUpload).where(refused).order_by(PendingUpload.at.desc()).limit(10)))
+
+
 def claim(session: Session, owner: str) -> PendingUpload | None:
     """Take the lease on the next upload that nobody works on."""
     free = sa.or_(PendingUpload.leased_until.is_(None), PendingUpload.leased_until < now())
@@ -192,10 +227,6 @@ def claim(session: Session, owner: str) -> PendingUpload | None:
     if pending is None:
         return None
     pending.attempts += 1
-    if pending.attempts > MOST_ATTEMPTS:
-        detail = f"Inspecting the file ended its worker {MOST_ATTEMPTS} times."
-        _end(pending, refusal={"code": "model_trial_failed", "detail": detail, "findings": []})
-        return None
     pending.leased_by, pending.leased_until = owner, now() + LEASE
     return pending
 
@@ -215,12 +246,13 @@ def work(desk: Desk, pending: PendingUpload) -> None:
 
     def note(stage: str) -> None:
         with desk.database.transaction() as session:
-            session.get_one(PendingUpload, pending.id).stage = stage
+            _held(session, pending).stage = stage
 
     version, refusal = None, None
     actor = Actor(pending.actor, pending.address, pending.request_id)
-    wish = Wish(pending.model, pending.label, pending.target, pending.activate)
+    wish = Wish(pending.model, pending.label, pending.target, pending.activate, pending.keep_reference)
     try:
+        _check_attempts(pending)
         done = upload(desk, actor, wish, _files(desk, pending), on_stage=note)
         version = done.version["version"]
     except Unavailable:
@@ -229,13 +261,33 @@ def work(desk: Desk, pending: PendingUpload) -> None:
     except Refusal as refused:
         refusal = {"code": refused.code, "detail": refused.detail, "findings": [], **refused.more}
     with desk.database.transaction() as session:
-        _end(session.get_one(PendingUpload, pending.id), version=version, refusal=refusal)
+        _end(_held(session, pending), version=version, refusal=refusal)
+        if refusal:
+            audit.record(session, actor, "models.upload_refused", pending.model, code=refusal["code"])
     shutil.rmtree(desk.folder(pending.id), ignore_errors=True)
+
+
+def _held(session: Session, pending: PendingUpload) -> PendingUpload:
+    """Give the row, if the lease on it is still ours."""
+    row = session.get_one(PendingUpload, pending.id)
+    if row.leased_by != pending.leased_by or row.attempts != pending.attempts or row.done_at is not None:
+        raise Unavailable("lease_lost", "Another worker has taken this upload over.")
+    return row
+
+
+def _check_attempts(pending: PendingUpload) -> None:
+    if pending.attempts > MOST_ATTEMPTS:
+        detail = f"Inspecting the file ended its worker {MOST_ATTEMPTS} times."
+        raise Invalid("model_trial_failed", detail)
 
 
 def _files(desk: Desk, pending: PendingUpload) -> Upload:
     folder = desk.folder(pending.id)
     paths = {part: folder / part for part in pending.names}
+    if missing := [pending.names[part] for part, path in paths.items() if not path.exists()]:
+        raise Invalid(
+            "upload_files_missing", f"What was uploaded is no longer here: {', '.join(missing)}. Upload again."
+        )
     metadata = intake.read_metadata(paths["metadata"]) if "metadata" in paths else {}
     return Upload(
         paths["file"], paths.get("scaler"), paths.get("reference"), pending.target, metadata, pending.names["file"]

@@ -179,6 +179,12 @@ def _keep_an_admin(session: Session, leaving: User) -> None:
         raise Conflict("last_admin", f"“{leaving.name}” is the last admin; make another user an admin first.")
 
 
+def sign_out(session: Session, actor: Actor, name: str) -> None:
+    """End every session of a user, and every link."""
+    end_all(session, get_user(session, name))
+    audit.record(session, actor, "users.sign_out", name)
+
+
 def set_password(session: Session, actor: Actor, user: User, stored: str) -> None:
     """Store a password's hash (`passwords.hashed`); the user's other sessions and links are the door's to end."""
     user.password = stored

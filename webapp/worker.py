@@ -96,6 +96,10 @@ class Inspector(Loop):
     def work_once(self) -> bool:
         """Work on one upload; tells whether there was one."""
         made = self._parts
+        # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
+        with made.database.reading() as session:
+            if not uploads.under_way(session):
+                return False
         with made.database.transaction() as session:
             pending = uploads.claim(session, self._owner)
         if pending is None:

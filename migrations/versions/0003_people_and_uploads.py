@@ -29,6 +29,7 @@ def upgrade() -> None:
         sa.Column("target", sa.Text(), nullable=True),
         sa.Column("names", sa.JSON(), nullable=False),
         sa.Column("activate", sa.Boolean(), nullable=False),
+        sa.Column("keep_reference", sa.Boolean(), nullable=False),
         sa.Column("stage", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("leased_by", sa.Text(), nullable=True),

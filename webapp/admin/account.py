@@ -9,7 +9,8 @@ from werkzeug.wrappers import Response as AnyResponse
 from webapp import passwords, second_factor, users, web
 from webapp.admin.guard import ANYONE, actor, blueprint, form, me, needs, own_path
 from webapp.admin.pages import THEMES, page
-from webapp.errors import Invalid
+from webapp.admin.sign_in import check_failures, note_failure
+from webapp.errors import Conflict, Invalid
 from webapp.web import YEAR_SECONDS
 
 door: Blueprint = blueprint("account", prefix="/admin")
@@ -37,7 +38,11 @@ def set_password() -> AnyResponse:
     database = web.parts().database
     with database.reading() as reading:
         user = users.get_user(reading, me().name)
+    if user.password is not None:
+        # A session that was stolen is no place to try out passwords.
+        check_failures(user.name)
     if user.password is not None and not passwords.fits(user.password, present):
+        note_failure(user.name)
         return _account_page({"present": "This is not your present password."})
     if chosen != request.form.get("again", ""):
         return _account_page({"again": "The two are not the same; type the new password twice."})
@@ -90,6 +95,8 @@ def _codes_page(errors: dict[str, str]) -> Response:
 @needs("viewer")
 def turn_on_codes() -> AnyResponse:
     """Ask for codes from now on, when the first one is right; shows the recovery codes, this once."""
+    if me().has_second_factor:
+        raise Conflict("second_factor_on", "One-time codes are on already; turn them off first, by a code.")
     nonce = session.get("second_factor")
     if nonce is None:
         return redirect(url_for("admin_account.set_up_codes"), code=303)
@@ -111,6 +118,7 @@ def turn_on_codes() -> AnyResponse:
 def turn_off_codes() -> AnyResponse:
     """Ask for codes no more, when one is right."""
     given = form("code").replace(" ", "")
+    check_failures(me().name)
     with web.parts().database.transaction() as transaction:
         user = users.get_user(transaction, me().name)
         secret = second_factor.secret_of(_pepper(), user.second_factor or "")
@@ -118,6 +126,7 @@ def turn_off_codes() -> AnyResponse:
         if step is not None:
             users.drop_second_factor(transaction, actor(), user)
     if step is None:
+        note_failure(me().name)
         return _account_page({"code": "This code is wrong or was used; wait for the next one."})
     flash("One-time codes are off.", "ok")
     return redirect(url_for("admin_account.show"), code=303)

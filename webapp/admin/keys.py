@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, flash, redirect, request, session, url_for
+from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import keys, registry, web
 from webapp.admin.calls import example
 from webapp.admin.guard import actor, blueprint, form, needs
 from webapp.admin.pages import page
-from webapp.errors import Conflict, Invalid
+from webapp.errors import Invalid
 from webapp.keys import ApiKey
 from webapp.predictions import traffic
 
@@ -43,8 +42,18 @@ class Terms:
     name: str
     owner: str
     scopes: list[str]
+    # `every` or `some` of the models.
+    reach: str
     models: list[str]
     rate_limit: str | None
+
+    def check(self) -> None:
+        """Raise `Invalid` unless it says clearly which models the key may use."""
+        if self.reach == "some" and not self.models:
+            raise Invalid("models_missing", "Tick at least one model, or choose “Every model”.")
+        if self.reach == "every" and self.models:
+            ticked = ", ".join(self.models)
+            raise Invalid("models_unclear", f"“Every model” is chosen, and {ticked} is ticked; choose one of the two.")
 
 
 def _terms() -> Terms:
@@ -52,9 +61,15 @@ def _terms() -> Terms:
         name=form("name", 100),
         owner=form("owner", 100),
         scopes=request.form.getlist("scopes"),
-        models=[] if form("every_model") else request.form.getlist("models"),
-        rate_limit=form("rate_limit") or None,
+        reach="some" if form("reach") == "some" else "every",
+        models=request.form.getlist("models"),
+        rate_limit=_limit(form("rate_limit")),
     )
+
+
+def _limit(text: str) -> str | None:
+    """Give a limit as it was meant: a number alone is per minute."""
+    return f"{text}/minute" if text.isdecimal() else text or None
 
 
 @door.get("/keys")
@@ -88,9 +103,8 @@ def index() -> Response:
 @needs("admin")
 def new() -> Response:
     """Show the form of a new key."""
-    # Sent again by a reload, the form would make another key: it is good for one.
-    session["new_key"] = secrets.token_hex(8)
-    return _form_page("keys/new.html", Terms("", "", ["predict"], [], None), nonce=session["new_key"])
+    # The form carries the id of its key: sent again by a reload or a double click, it makes no other one.
+    return _form_page("keys/new.html", Terms("", "", ["predict"], "every", [], None), key_id=keys.new_id())
 
 
 def _form_page(template: str, terms: Terms, errors: dict[str, str] | None = None, **more: object) -> Response:
@@ -113,14 +127,9 @@ def _form_page(template: str, terms: Terms, errors: dict[str, str] | None = None
 @needs("admin")
 def create() -> AnyResponse:
     """Make a key and show it, this once."""
-    nonce, terms = form("nonce"), _terms()
-    if nonce != session.get("new_key"):
-        detail = (
-            "This form has already made its key, which was shown once. Find it in the list; roll it if it was lost."
-        )
-        raise Conflict("key_already_made", detail)
+    key_id, terms = form("key_id"), _terms()
     try:
-        _check_models(terms)
+        terms.check()
         with web.parts().database.transaction() as transaction:
             row, key = keys.create(
                 transaction,
@@ -133,16 +142,11 @@ def create() -> AnyResponse:
                 rate_limit=terms.rate_limit,
                 life=timedelta(days=min(max(request.form.get("days", 365, int), 0), MOST_DAYS)),
                 test=bool(form("test")),
+                key_id=key_id,
             )
     except Invalid as refusal:
-        return _form_page("keys/new.html", terms, _errors(refusal), nonce=nonce)
-    del session["new_key"]
+        return _form_page("keys/new.html", terms, _errors(refusal), key_id=key_id)
     return _shown_once(row, key, "created")
-
-
-def _check_models(terms: Terms) -> None:
-    if not form("every_model") and not terms.models:
-        raise Invalid("models_missing", "Choose at least one model, or tick “Every model”.")
 
 
 # Which field a refusal is about.
@@ -151,6 +155,7 @@ _FIELDS = {
     "scope_missing": "scopes",
     "unknown_scope": "scopes",
     "models_missing": "models",
+    "models_unclear": "models",
     "rate_limit_unreadable": "rate_limit",
     "expiry_in_the_past": "days",
 }
@@ -160,10 +165,10 @@ def _errors(refusal: Invalid) -> dict[str, str]:
     return {_FIELDS.get(refusal.code, ""): refusal.detail}
 
 
-def _shown_once(row: ApiKey, key: str, act: str) -> Response:
+def _shown_once(row: ApiKey, key: str, act: str, old: ApiKey | None = None) -> Response:
     with web.parts().database.reading() as reading:
         first_call = example(reading, row.models)
-    return page("keys/shown_once.html", row=row, key=key, act=act, example=first_call, facts=_facts(row))
+    return page("keys/shown_once.html", row=row, key=key, act=act, old=old, example=first_call, facts=_facts(row))
 
 
 def _facts(row: ApiKey) -> list[tuple[str, Any]]:
@@ -173,7 +178,7 @@ def _facts(row: ApiKey) -> list[tuple[str, Any]]:
         ("Scopes", ", ".join(row.scopes)),
         ("Models", ", ".join(row.models or ["every model"])),
         ("Limit", row.rate_limit or default),
-        ("Kind", "test: stays out of statistics" if row.test else "live"),
+        *([("Kind", "test key: stays out of statistics")] if row.test else []),
     ]
 
 
@@ -189,7 +194,8 @@ def _key_page(key_id: str, errors: dict[str, str] | None = None, typed: Terms | 
         row = keys.get_key(reading, key_id)
         since = datetime.now(UTC) - timedelta(hours=24)
         count = traffic.by_key(reading, [key_id], since).get(key_id, 0)
-    terms = typed or Terms(row.name, row.owner, row.scopes, row.models or [], row.rate_limit)
+    reach = "some" if row.models else "every"
+    terms = typed or Terms(row.name, row.owner, row.scopes, reach, row.models or [], row.rate_limit)
     return _form_page("keys/show.html", terms, errors, row=row, calls=count, facts=_facts(row), overlaps=OVERLAPS)
 
 
@@ -199,7 +205,7 @@ def edit(key_id: str) -> AnyResponse:
     """Change what a key may do."""
     terms = _terms()
     try:
-        _check_models(terms)
+        terms.check()
         with web.parts().database.transaction() as transaction:
             row = keys.edit(
                 transaction,
@@ -224,7 +230,8 @@ def roll(key_id: str) -> AnyResponse:
     overlap = timedelta(hours=min(max(request.form.get("hours", 24, int), 0), 24 * 30))
     with web.parts().database.transaction() as transaction:
         row, key = keys.roll(transaction, actor(), web.parts().settings.derive(keys.PEPPER), key_id, overlap)
-    return _shown_once(row, key, "rolled")
+        old = keys.get_key(transaction, key_id)
+    return _shown_once(row, key, "rolled", old)
 
 
 @door.get("/keys/<key_id>/revoke")
@@ -247,9 +254,9 @@ def revoke(key_id: str) -> AnyResponse:
     """End a key for good, when its name was typed."""
     with web.parts().database.reading() as reading:
         row = keys.get_key(reading, key_id)
-    if form("name") != row.name:
+    if form("name").casefold() != row.name.strip().casefold():
         return _revoke_page(key_id, {"name": f"Type the key's name, {row.name}, as it stands here."})
     with web.parts().database.transaction() as transaction:
         keys.revoke(transaction, actor(), key_id)
-    flash(f"The key {row.name} is revoked. Requests with it are refused from now on.", "ok")
+    flash(f"The key {row.title} is revoked. Requests with it are refused from now on.", "ok")
     return redirect(url_for("admin_keys.index"), code=303)

@@ -14,7 +14,7 @@ import jinja2
 from flask import Flask, Response, current_app, make_response, render_template, request, url_for
 from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError
-from werkzeug.exceptions import SecurityError
+from werkzeug.exceptions import BadRequest
 
 from webapp import web
 from webapp.admin.guard import csrf, load_person, me
@@ -75,7 +75,8 @@ def install(app: Flask, settings: Settings) -> None:
     }
     csrf.init_app(app)
     app.register_error_handler(CSRFError, _form_of_another_session)
-    manager = LoginManager(app)
+    # Pages know who it is from `_shared`.
+    manager = LoginManager(app, add_context_processor=False)
     # The session's row decides how long it lasts; the library's own ways to keep or end it are off.
     manager.session_protection = None
     manager.user_loader(load_person)
@@ -162,8 +163,8 @@ def _form_of_another_session(_error: CSRFError) -> Response:
 
 def _error_page(problem: dict[str, Any]) -> Response | None:
     """Say to a person what a problem document says to a program."""
-    # A page is full of addresses, and of a host that is not trusted none can be made.
-    if not is_page() or isinstance(request.routing_exception, SecurityError):
+    # A page is full of addresses, and where the host is none of ours, none can be made.
+    if not is_page() or isinstance(request.routing_exception, BadRequest):
         return None
     return page("error.html", problem["status"], problem=problem)
 
@@ -210,16 +211,18 @@ _CHANGES = {
     "models.upload": "{subject} uploaded",
     "models.activate": "{subject} v{to_number} activated",
     "models.rollback": "{subject} rolled back to v{to_number}",
+    "models.upload_refused": "Upload of {subject} refused",
     "models.edit_signature": "Signature of {subject} edited",
-    "keys.create": "Key {name} created",
+    "keys.create": "Key {subject} created",
     "keys.edit": "Key {subject} changed",
     "keys.roll": "Key {subject} rolled",
-    "keys.revoke": "Key {name} revoked",
+    "keys.revoke": "Key {subject} revoked",
     "jobs.cancel": "Job {subject} cancelled",
     "users.create": "User {subject} made",
     "users.role": "Role of {subject} changed",
     "users.disable": "User {subject} disabled",
     "users.enable": "User {subject} enabled",
+    "users.sign_out": "{subject} signed out everywhere",
     "users.password": "Password of {subject} set",
     "users.reset_password": "Password of {subject} reset",
     "users.sign_in": "{subject} signed in",
@@ -231,7 +234,9 @@ _CHANGES = {
 def change(record: AuditRecord) -> str:
     """Give an audit record as a sentence."""
     # Made by one `format` of our own text: what the record holds is put in, and never read as a format itself.
-    facts = {"name": record.subject, "to_number": "", **record.detail, "subject": record.subject}
+    # A version is written `churn/2` there, and `churn v2` to people.
+    subject = record.subject.replace("/", " v")
+    facts = {"name": subject, "to_number": "", "after": "", **record.detail, "subject": subject}
     return _CHANGES.get(record.action, "{subject} changed").format(**facts)
 
 

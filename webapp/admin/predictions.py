@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, flash, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import keys, registry, web
 from webapp.admin.calls import Call
 from webapp.admin.guard import blueprint, needs
-from webapp.admin.pages import page
+from webapp.admin.pages import page, plain
 from webapp.db import Database, Session
 from webapp.errors import Invalid, NotFound
 from webapp.predictions import log, search
@@ -27,6 +28,7 @@ from webapp.signature import Feature, Signature, example, from_dict
 door: Blueprint = blueprint("predictions")
 
 MOST_EXPORTED = 100_000
+PIECE_ROWS = 500
 TIMES = {
     "": (None, "Any time"),
     "1h": (timedelta(hours=1), "Last hour"),
@@ -98,9 +100,8 @@ def _key(session: Session, text: str, errors: dict[str, str]) -> str | None:
     found = keys.named(session, text)
     if len(found) == 1:
         return found[0]
-    errors["key"] = (
-        f"{len(found)} keys are called so; write the id." if found else "There is no key of this name or id."
-    )
+    listed = ", ".join(found[:5])
+    errors["key"] = f"{len(found)} keys are called so; write one of {listed}." if found else "No key is called so."
     return text
 
 
@@ -143,9 +144,15 @@ def _found(session: Session, query: Query) -> search.Page:
 
 @door.get("/predictions/find")
 @needs("viewer")
-def find() -> Response:
-    """Go to a prediction by its id."""
-    return show(request.args.get("id", "").strip())
+def find() -> AnyResponse:
+    """Go to a prediction by its id, or by the beginning that lists show."""
+    text = request.args.get("id", "").strip()[:200]
+    with web.parts().database.reading() as session:
+        found = search.beginning(session, text)
+    if found is None:
+        flash(f"No prediction has the id “{text}”, or several begin so; paste all of it.", "bad")
+        return redirect(url_for("admin_predictions.index"), code=303)
+    return redirect(url_for("admin_predictions.show", prediction_id=found), code=303)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +206,7 @@ def _input(name: str, value: Any, signature: Signature | None) -> Input:  # noqa
         return _measured(feature, value)
     if feature.observed_values is not None:
         seen = value in feature.observed_values
-        return Input(name, value, None, "" if seen else "never seen in the reference", unusual=not seen)
+        return Input(name, value, None, "seen" if seen else "never seen in the reference", unusual=not seen)
     return Input(name, value, None, "", unusual=False)
 
 
@@ -211,7 +218,13 @@ def _measured(feature: Feature, value: float) -> Input:
             feature.name, value, 0 if value < low else 100, f"{side} everything in the reference", unusual=True
         )
     share = 100 * (value - low) / (high - low) if high > low else 50.0
-    return Input(feature.name, value, round(share, 1), f"{share:.0f} % of the way from least to most", unusual=False)
+    return Input(
+        feature.name,
+        value,
+        round(share, 1),
+        f"{share:.0f} % of the way from {plain(low)} to {plain(high)}",
+        unusual=False,
+    )
 
 
 # --- Export -------------------------------------------------------------------------------------------------
@@ -235,8 +248,16 @@ def export(form: str) -> Response:
 
 def _every(database: Database, wanted: Wanted) -> Iterator[Prediction]:
     # What comes in meanwhile stays out: the file ends where the page began.
-    with database.reading() as session:
-        yield from search.every(session, replace(wanted, until=wanted.until or datetime.now(UTC)), MOST_EXPORTED)
+    wanted = replace(wanted, until=wanted.until or datetime.now(UTC))
+    place, left = None, MOST_EXPORTED
+    while left > 0:
+        # A transaction per piece, ended before it is sent: a slow reader must not hold up those who write.
+        with database.reading() as session:
+            piece = search.search(session, wanted, size=min(PIECE_ROWS, left), before=place)
+        yield from piece.rows
+        left, place = left - len(piece.rows), piece.older
+        if place is None:
+            return
 
 
 def _jsonl(rows: Iterable[Prediction]) -> Iterator[str]:

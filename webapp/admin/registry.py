@@ -10,14 +10,14 @@ from typing import Any
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import activation, registry, web
+from webapp import activation, registry, uploads, web
 from webapp.activation import Convergence
 from webapp.admin import calls
 from webapp.admin.guard import actor, blueprint, form, needs, small_number
 from webapp.admin.pages import page, plain
 from webapp.admin.signature_form import KINDS, Draft
 from webapp.db import Session
-from webapp.errors import Conflict
+from webapp.errors import Conflict, Invalid
 from webapp.intake import report
 from webapp.predictions import traffic
 from webapp.registry import Activation, Model, Version, WayBack
@@ -28,6 +28,8 @@ from webapp.signature.compare import Difference, differences
 door: Blueprint = blueprint("registry")
 
 DAY = timedelta(hours=24)
+# Mostly the workers have followed by then, and the page has nothing to wait for.
+FOLLOW_SECONDS = 2.0
 
 
 @door.get("/models")
@@ -37,7 +39,8 @@ def index() -> Response:
     with web.parts().database.reading() as session:
         lines = registry.model_lines(session)
         totals = {total.model: total for total in traffic.totals(session, datetime.now(UTC) - DAY)}
-    return page("registry/index.html", lines=lines, totals=totals)
+        waiting = [*uploads.under_way(session), *uploads.lately_refused(session)]
+    return page("registry/index.html", lines=lines, totals=totals, uploads=waiting)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,8 @@ def activate(name: str, number: int) -> AnyResponse:
 def rollback(name: str) -> AnyResponse:
     """Return to the version that the button named."""
     expected, reason = request.form.get("to", None, int), form("reason")
+    if expected is None:
+        raise Invalid("target_missing", "The form does not say which version to return to; load the page again.")
     return _switch(name, lambda session: registry.rollback(session, actor(), name, reason, expected=expected))
 
 
@@ -158,8 +163,12 @@ def _switch(name: str, change: Callable[[Session], Activation]) -> AnyResponse:
     except Conflict as refusal:
         flash(refusal.detail, "bad")
         return redirect(url_for("admin_registry.model", name=name), code=303)
+    followed = activation.converged(web.parts().database, FOLLOW_SECONDS)
     said = "is active" if done.act == "activate" else "is active again"
-    flash(f"{name} v{number} {said}. Requests from now on get it.", "ok")
+    if followed.switched == followed.total:
+        flash(f"{name} v{number} {said}. Requests from now on get it.", "ok")
+    else:
+        flash(f"{name} v{number} {said}; the workers follow one after another.", "info")
     return redirect(url_for("admin_registry.version", name=name, number=number), code=303)
 
 

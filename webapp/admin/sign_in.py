@@ -119,8 +119,11 @@ def _halfway() -> str | None:
 
 def _let_in(find: Callable[[Session], User], way: str) -> AnyResponse:
     """Begin a session, or ask for a code first where the user has a second factor."""
+    # Whoever was signed in here is not any more. Asked before the transaction: that session's use may be noted.
+    replaced = me().digest if current_user.is_authenticated else ""
     with web.parts().database.transaction() as transaction:
         user = find(transaction)
+        users.end(transaction, replaced)
     if user.second_factor is None:
         return _begin(lambda transaction: users.get_user(transaction, user.name), way)
     wanted = _wanted()
@@ -131,11 +134,8 @@ def _let_in(find: Callable[[Session], User], way: str) -> AnyResponse:
 
 def _begin(find: Callable[[Session], User], way: str) -> AnyResponse:
     """Begin a session in place of whatever this browser brought."""
-    # Asked before the transaction, since it may be noted that this session was in use.
-    replaced = me().digest if current_user.is_authenticated else ""
     with web.parts().database.transaction() as transaction:
         user = find(transaction)
-        users.end(transaction, replaced)
         token = users.begin(transaction, _actor(user), user, request.headers.get("User-Agent", ""), way)
         transaction.flush()
         facts = users.signed_in(transaction, token)

@@ -10,6 +10,7 @@ from webapp.errors import Invalid
 from webapp.signature import Feature, Signature, Value, rules
 from webapp.signature.check import show
 
+MOST_SENTENCE_CHARACTERS = 500
 KINDS = ("number", "integer", "boolean", "string")
 WORDS = {"true": True, "false": False}
 
@@ -103,15 +104,23 @@ class Draft:
                 self.errors[row.id("type")] = refused[row.feature.name]
 
     def _feature(self, row: Row) -> Feature:
+        # What was not touched stays exactly as it is: not every value can be written in a line of text.
+        shown = _row_of(row.position, row.feature)
+        allowed: Any = row.feature.allowed and list(row.feature.allowed)
+        if row.allowed != shown.allowed.strip() or row.type != shown.type:
+            allowed = [self._value(row, "allowed", line) for line in row.allowed.split("\n") if line] or None
+        default = row.feature.default
+        if row.default != shown.default.strip() or row.type != shown.type:
+            default = self._value(row, "default", row.default) if row.default else None
         stated: dict[str, Any] = {
             "type": row.type,
             "minimum": self._number(row, "minimum"),
             "maximum": self._number(row, "maximum"),
-            "allowed": [self._value(row, "allowed", line) for line in row.allowed.split("\n") if line] or None,
+            "allowed": allowed,
             "nullable": row.nullable,
-            "default": self._value(row, "default", row.default) if row.default else None,
-            "description": row.description or None,
-            "message": row.message or None,
+            "default": default,
+            "description": self._sentence(row, "description"),
+            "message": self._sentence(row, "message"),
         }
         bare = Feature(row.feature.name, kind=row.feature.kind, missing=row.feature.missing)
         seen = replace(
@@ -137,6 +146,12 @@ class Draft:
         if value is None:
             self.errors[row.id(part)] = f"“{text}” is no number; write it like 18 or 0.5."
         return value
+
+    def _sentence(self, row: Row, part: str) -> str | None:
+        text: str = getattr(row, part)
+        if len(text) > MOST_SENTENCE_CHARACTERS:
+            self.errors[row.id(part)] = f"{len(text)} characters; at most {MOST_SENTENCE_CHARACTERS} are kept."
+        return text or None
 
     def _value(self, row: Row, part: str, text: str) -> Value:
         if row.type == "string":

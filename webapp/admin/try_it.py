@@ -23,6 +23,14 @@ from webapp.signature import Feature, Value, example
 
 door: Blueprint = blueprint("try_it")
 
+# What the API says of JSON, said of a form.
+TYPED = {
+    "null_not_allowed": "A value is needed here.",
+    "not_a_number": "Write a number, such as 12.5.",
+    "not_an_integer": "Write a whole number.",
+    "not_a_boolean": "Choose true or false.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Field:
@@ -102,7 +110,11 @@ def _value(feature: Feature, text: str) -> Any:  # noqa: ANN401 - what JSON woul
 
 def _errors(features: tuple[Feature, ...], refusal: Refusal) -> dict[str, str]:
     ids = {f"/{feature.name.replace('~', '~0').replace('/', '~1')}": f"f{at}" for at, feature in enumerate(features)}
-    found = {ids.get(problem.pointer, ""): problem.message for problem in refusal.problems}
+    names = {f"f{at}": feature.name for at, feature in enumerate(features)}
+    found = {}
+    for problem in refusal.problems:
+        place = ids.get(problem.pointer, "")
+        found[place] = f"{names.get(place, 'The instance')}: {TYPED.get(problem.code, problem.message)}"
     return found or {"": refusal.detail if isinstance(refusal, Invalid) else str(refusal.detail)}
 
 

@@ -15,7 +15,7 @@ from webapp.uploads import PARTS, STAGES, PendingUpload, Wish
 
 door: Blueprint = blueprint("uploads")
 
-STAGE_NAMES = ("Wait", "Read", "Prove", "Store")
+STAGE_NAMES = ("Wait", "Read", "Test", "Store")
 SAID = {
     "waiting": "Waiting for the worker.",
     "reading": "Reading the file in a locked process; nothing in it is run.",
@@ -28,7 +28,7 @@ SAID = {
 @needs("operator")
 def new() -> Response:
     """Show the form."""
-    return _form_page({"model": request.args.get("model", "")[:63]}, {})
+    return _form_page({"model": request.args.get("model", "")[:63], "keep_reference": "1"}, {})
 
 
 def _form_page(typed: dict[str, str], errors: dict[str, str]) -> Response:
@@ -43,18 +43,38 @@ def _form_page(typed: dict[str, str], errors: dict[str, str]) -> Response:
 @takes_files
 def create() -> AnyResponse:
     """Take the files in; the worker inspects them."""
-    typed = {name: form(name) for name in ("model", "target", "label", "activate")}
-    wish = Wish(typed["model"], typed["label"] or None, typed["target"] or None, activate=bool(typed["activate"]))
+    typed = {name: form(name) for name in ("model", "target", "label", "activate", "keep_reference")}
+    wish = Wish(
+        typed["model"],
+        typed["label"] or None,
+        typed["target"] or None,
+        activate=bool(typed["activate"]),
+        keep_reference=bool(typed["keep_reference"]),
+    )
     try:
         registry.check_name(wish.model)
         registry.check_label(wish.label)
-        upload_id = uploads.receive(web.parts().desk, actor(), wish, body.files(PARTS))
+        files = body.files(PARTS)
+        _check_kind(files["file"][0])
+        upload_id = uploads.receive(web.parts().desk, actor(), wish, files)
     except Invalid as refusal:
         return _form_page(typed, {_FIELDS.get(refusal.code, ""): refusal.detail})
     return redirect(url_for("admin_uploads.show", upload_id=upload_id), code=303)
 
 
-_FIELDS = {"model_name_not_allowed": "model", "label_not_allowed": "label", "file_missing": "file"}
+def _check_kind(name: str) -> None:
+    """Refuse at once what is plainly in the wrong field; anything else is told by its bytes, not its name."""
+    if name.lower().endswith((".csv", ".json")):
+        field = "Reference" if name.lower().endswith(".csv") else "Metadata"
+        raise Invalid("file_of_another_kind", f"{name} is no model; choose it under {field}, and the model here.")
+
+
+_FIELDS = {
+    "file_of_another_kind": "file",
+    "model_name_not_allowed": "model",
+    "label_not_allowed": "label",
+    "file_missing": "file",
+}
 
 
 @door.get("/uploads/<upload_id>")

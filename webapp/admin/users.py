@@ -79,10 +79,9 @@ def change(name: str, act: str) -> AnyResponse:
         with web.parts().database.transaction() as transaction:
             if act == "role":
                 users.set_role(transaction, actor(), name, form("role"))
-            elif act == "sign-out":
-                users.end_all(transaction, users.get_user(transaction, name))
             else:
-                {"disable": users.disable, "enable": users.enable}[act](transaction, actor(), name)
+                acts = {"disable": users.disable, "enable": users.enable, "sign-out": users.sign_out}
+                acts[act](transaction, actor(), name)
     except Conflict as refusal:
         return _user_page(name, {"": refusal.detail})
     flash(

@@ -44,6 +44,9 @@ def _checks(report: Mapping[str, Any], signature: Signature) -> Iterator[Check]:
         yield Check("warn", "Signature", f"{_features(count)}. {NO_REFERENCE[0]}", NO_REFERENCE[1])
     else:
         yield Check("ok", "Signature", f"{_features(count)}, ranges from {report['reference_rows']:,} reference rows.")
+    if taken := report.get("rules_from"):
+        listed = ", ".join(taken["features"])
+        yield Check("ok", "Rules", f"Taken over from v{taken['version']}: {listed}. Edit the signature to change them.")
     rows = f"{trial['rows']:,} {'row' if trial['rows'] == 1 else 'rows'}"
     if trial["deterministic"]:
         yield Check("ok", "Predicts", f"{rows}, twice: identical.")

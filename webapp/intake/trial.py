@@ -34,7 +34,8 @@ def read_reference(file: IO[bytes], target: str | None) -> pd.DataFrame:
     if target is None:
         return frame
     if target not in frame.columns:
-        raise Invalid("reference_columns_missing", f"The reference has no target column “{target}”.")
+        listed = ", ".join(map(str, frame.columns[:20]))
+        raise Invalid("reference_columns_missing", f"The reference has no column “{target}”; it has: {listed}.")
     return frame.drop(columns=target)
 
 

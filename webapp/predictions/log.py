@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from webapp import db
 from webapp.db import Base, Moment
 from webapp.errors import NotFound
 from webapp.predictions import traffic
@@ -79,7 +80,7 @@ def _insert_new(session: Session, rows: Iterable[dict[str, Any]]) -> list[dict[s
         by_id.setdefault(row["id"], row)
     if not by_id:
         return []
-    statement = traffic.insertion(session, Prediction).on_conflict_do_nothing().returning(Prediction.id)
+    statement = db.insertion(session, Prediction).on_conflict_do_nothing().returning(Prediction.id)
     return [by_id[inserted] for inserted in session.execute(statement, list(by_id.values())).scalars()]
 
 

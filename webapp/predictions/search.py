@@ -20,7 +20,6 @@ from webapp.predictions.log import Prediction
 
 # A page looks at no more rows than this: a condition that nothing meets must not read the whole log.
 MOST_LOOKED_AT = 10_000
-PIECE_ROWS = 500
 MOST_VERSION = 2**31 - 1
 
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -120,28 +119,22 @@ def search(
     return Page(found, newer, older, looked_at, complete=full or beyond is None)
 
 
-def every(session: Session, wanted: Wanted, most: int) -> Iterator[Prediction]:
-    """Give all that is wanted, the newest first and at most `most`, without holding more than a piece of it.
-
-    The transaction lasts until the last is taken, and as long as somebody reads SQLite, nobody's change is committed:
-    for a reader who may be slow, ask `search` for one piece after the other, each in a transaction of its own.
-    """
-    place = None
-    while most > 0:
-        page = search(session, wanted, size=min(most, PIECE_ROWS), before=place)
-        yield from page.rows
-        most -= len(page.rows)
-        place = page.older
-        if place is None:
-            return
-
-
 def get(session: Session, prediction_id: str) -> Prediction:
     """Give a logged prediction, whoever asked for it."""
     found = session.get(Prediction, prediction_id)
     if found is None:
         raise NotFound("unknown_prediction", "No prediction has this id; one just made is in the log within a second.")
     return found
+
+
+def beginning(session: Session, text: str) -> str | None:
+    """Give the id that is this text, or the only one that begins so."""
+    if not text or "\0" in text:
+        return None
+    # A range of the primary key: no id holds a character above these.
+    begins = sa.select(Prediction.id).where(Prediction.id >= text, Prediction.id < f"{text}\U0010ffff")
+    found = list(session.scalars(begins.order_by(Prediction.id).limit(2)))
+    return found[0] if found and (len(found) == 1 or found[0] == text) else None
 
 
 def neighbours(session: Session, prediction: Prediction) -> tuple[Prediction | None, Prediction | None]:

@@ -12,9 +12,9 @@ from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from webapp import db
 from webapp.db import Base, Moment
 
 # Predictions that people make to try something out: they are no traffic.
@@ -81,13 +81,6 @@ class Series:
 # --- Counting ---------------------------------------------------------------------------------------------
 
 
-def insertion(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:
-    """Give an insertion that can say what happens to rows that are there already."""
-    # Into the table and not the class: no objects are made of rows, which would cost as much as inserting them.
-    rows = Base.metadata.tables[table.__tablename__]
-    return sqlite.insert(rows) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(rows)
-
-
 def count(session: Session, predictions: Iterable[Mapping[str, Any]]) -> None:
     """Count rows of the log that are inserted in this same transaction."""
     made: Counter[tuple[Any, ...]] = Counter()
@@ -106,7 +99,7 @@ def count(session: Session, predictions: Iterable[Mapping[str, Any]]) -> None:
 def _add(session: Session, table: type[Base], rows: list[tuple[Any, ...]]) -> None:
     """Add the last columns of rows, which are numbers, to those of the row with the same key."""
     columns = Base.metadata.tables[table.__tablename__].columns
-    statement = insertion(session, table)
+    statement = db.insertion(session, table)
     added = {each.name: each + statement.excluded[each.name] for each in columns if not each.primary_key}
     keys = [each.name for each in columns if each.primary_key]
     # In one order, whoever adds: log writers of two hosts never wait for each other in a circle.

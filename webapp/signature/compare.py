@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from webapp.signature import Feature, Signature
+from webapp.signature.check import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,28 @@ def _changed(old: Feature, new: Feature) -> Iterator[Difference]:
         sentence = "may be missing now" if new.nullable else "may no longer be missing"
         yield Difference(new.name, "Missing", sentence, breaking=old.nullable)
     if (old.minimum, old.maximum) != (new.minimum, new.maximum):
-        yield Difference(new.name, "Bounds", "other bounds", breaking=_is_tighter(old, new))
+        sentence = f"was {_bounds(old)}, is {_bounds(new)}"
+        yield Difference(new.name, "Bounds", sentence, breaking=_is_tighter(old, new))
     if old.allowed != new.allowed and set(old.allowed or ()) != set(new.allowed or ()):
         narrower = new.allowed is not None and (old.allowed is None or not set(old.allowed) <= set(new.allowed))
         yield Difference(new.name, "Values", "other allowed values", breaking=narrower)
+    if _is_known(old) and not _is_known(new):
+        yield Difference(new.name, "Range", "usual values are no longer known: no warnings", breaking=False)
     if old.default is not None and new.default is None:
         yield Difference(new.name, "Default", "has no default any more", breaking=True)
+
+
+def _bounds(feature: Feature) -> str:
+    low, high = feature.minimum, feature.maximum
+    if low is not None and high is not None:
+        return f"{show(low)} to {show(high)}"
+    if low is not None:
+        return f"at least {show(low)}"
+    return "without bounds" if high is None else f"at most {show(high)}"
+
+
+def _is_known(feature: Feature) -> bool:
+    return feature.observed_minimum is not None or feature.observed_values is not None
 
 
 def _is_tighter(old: Feature, new: Feature) -> bool:

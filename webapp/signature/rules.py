@@ -35,6 +35,40 @@ def declare(feature: Feature, rules: Mapping[str, Any]) -> Feature:
     return feature
 
 
+def inherit(old: Signature, new: Signature) -> tuple[Signature, list[str]]:
+    """Give the new signature with the rules that people stated of the old one, and the features that got some.
+
+    By name, where the type is the same; what the new one says itself stays.
+    """
+    before = {feature.name: feature for feature in old.features}
+    features = tuple(_inheriting(before.get(feature.name), feature) for feature in new.features)
+    changed = [feature.name for feature, was in zip(features, new.features, strict=True) if feature != was]
+    return replace(new, features=features), changed
+
+
+def _inheriting(old: Feature | None, new: Feature) -> Feature:
+    if old is None or old.kind != new.kind:
+        return new
+    stated: dict[str, Any] = {
+        name: getattr(old, name)
+        for name in ("minimum", "maximum", "default", "description", "message")
+        if not _says(getattr(new, name)) and _says(getattr(old, name))
+    }
+    # Values that the estimator itself insists on are its own; the others a person listed.
+    if new.allowed is None and old.allowed is not None and old.allowed != old.observed_values:
+        stated["allowed"] = old.allowed
+    merged = replace(new, **stated)
+    try:
+        _check_rules(merged)
+    except Invalid:
+        return new
+    return merged
+
+
+def _says(value: object) -> bool:
+    return value is not None and value != ""
+
+
 def _rules_schema(kind: str) -> marshmallow.Schema:
     """Give the schema of what can be declared of a feature."""
     value = FIELDS[kind]

@@ -1,0 +1,228 @@
+"""A server with something on every page: names as long as may be, refusals, things that never end, odd keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import requests
+import sqlalchemy as sa
+from sklearn.compose import make_column_transformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
+from sklearn.tree import DecisionTreeClassifier
+
+from tests.conftest import eventually
+from tests.functional.browser import worker_held
+from tests.functional.server import Server
+from webapp import config, keys, passwords, registry, second_factor, uploads, users
+from webapp.artifacts import ArtifactStore
+from webapp.audit import Actor
+from webapp.db import Database, Session
+from webapp.intake import Upload
+from webapp.signature import from_dict
+from webapp.uploads import Desk, Wish
+
+# As long as may be, with nothing in them where a line could break.
+MODEL, TEXTS = "x" * 63, "texts"
+LONG_USER = f"{'y' * 51}@example.com"
+LONG_KEY = "z" * 100
+NUMBER = "a_number_whose_name_is_longer_than_a_phone_is_wide_by_far"
+INSTANCE = {"city": "Rome", "plan": "basic", "member": False, NUMBER: 1.5}
+CARD = {
+    "features": [
+        {"name": "city", "type": "string", "allowed": ["Oslo", "Rome"], "description": "Where the person lives."},
+        {"name": NUMBER, "type": "number", "minimum": 0, "message": "It cannot be less than nothing."},
+    ],
+    "accuracy": 0.875,
+    "trained_by": "a team whose description is long " * 5,
+}
+PEOPLE = {
+    "mara": "admin",
+    "gone": "admin",
+    "vera": "viewer",
+    "guest": "viewer",
+    "otto": "viewer",
+    LONG_USER: "operator",
+}
+# Otto's, who also needs one-time codes.
+PASSWORD = "four words are good"
+PAST = "2026-01-01 00:00:00.000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Stocked:
+    """The server, how to come in, and where there is something to see."""
+
+    server: Server
+    stock: Stock
+    # The sign-in link of each person.
+    links: dict[str, str]
+    # What stands for the variables of each rule, the query included.
+    examples: dict[str, list[dict[str, Any]]]
+
+
+@contextmanager
+def stocked_server(folder: Path) -> Iterator[Stocked]:
+    """Run such a server."""
+    server = Server(folder / "data", workers=1)
+    stock = Stock(server)
+    stock.models(folder)
+    key, key_id = stock.keys()
+    links = stock.people()
+    try:
+        server.start()
+        predictions = _predict(server, key)
+        refused = _begin_upload(server, key, folder / "mixed.csv")
+        eventually(lambda: server.rows("SELECT id FROM uploads WHERE refusal IS NOT NULL"))
+        eventually(lambda: server.rows("SELECT host FROM heartbeats WHERE process = 'worker'"))
+        with worker_held(server):
+            waiting = _begin_upload(server, key, folder / "mixed.joblib")
+            batch = {"instances": [INSTANCE] * 3}
+            assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
+            stock.alter("UPDATE heartbeats SET seen_at = :past WHERE process = 'worker'", past=PAST)
+            examples = _examples(key_id, predictions, [refused, waiting], links["guest"].rpartition("/")[2])
+            yield Stocked(server, stock, links, examples)
+    finally:
+        server.stop()
+
+
+class Stock:
+    """Fills a server: through the rooms, since a command for each thing would take a minute."""
+
+    def __init__(self, server: Server) -> None:
+        """Open what the server works on."""
+        self.server = server
+        self.settings = config.prepare(config.load(server.environment))
+        self.actor = Actor("cli:root")
+
+    @contextmanager
+    def database(self) -> Iterator[Database]:
+        """Open the database."""
+        made = Database(self.settings.sqlalchemy_url)
+        yield made
+        made.engine.dispose()
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Change the database."""
+        with self.database() as database, database.transaction() as session:
+            yield session
+
+    def alter(self, statement: str, **values: object) -> None:
+        """Do to rows what otherwise time does, or an accident."""
+        with self.session() as session:
+            changed = session.execute(sa.text(statement), values)
+            assert changed.rowcount > 0, statement  # type: ignore[attr-defined] # an UPDATE's result has it
+
+    def models(self, folder: Path) -> None:
+        """Upload a model that takes inputs of every kind, and one that takes a text; switch to and fro."""
+        _train(folder)
+        with self.database() as database:
+            desk = Desk(self.settings, database, ArtifactStore(self.settings.artifact_store))
+            mixed = Upload(folder / "mixed.joblib", reference=folder / "mixed.csv", metadata=CARD)
+            uploads.upload(desk, self.actor, Wish(MODEL, "w" * 64), mixed)
+            uploads.upload(desk, self.actor, Wish(TEXTS), Upload(folder / "text.joblib"))
+        with self.session() as session:
+            for name in (MODEL, TEXTS):
+                registry.activate(session, self.actor, name, 1, "a reason that takes some words to tell " * 3)
+                self._edit_signature(session, name)
+                registry.activate(session, self.actor, name, 2)
+            registry.rollback(session, self.actor, MODEL)
+        long_ago = "UPDATE activations SET at = :past WHERE model_id = (SELECT id FROM models WHERE name = :name)"
+        self.alter(long_ago, name=TEXTS, past=PAST)
+
+    def _edit_signature(self, session: Session, name: str) -> None:
+        first = registry.get_version(session, registry.get_model(session, name), 1)
+        signature, narrow = from_dict(first.signature), ("good", "Oslo")
+        features = [replace(each, allowed=narrow if each.kind == "string" else None) for each in signature.features]
+        edited = replace(signature, features=tuple(features)).as_dict()
+        registry.edit_signature(session, self.actor, self.settings.derive("versions"), first, edited)
+
+    def keys(self) -> tuple[str, str]:
+        """Make a key for everything with a long name, and one in each state; give the first with its id."""
+        pepper = self.settings.derive(keys.PEPPER)
+        models, others = (MODEL, TEXTS), ("expired", "revoked", "soon over", "unused")
+        with self.session() as session:
+            row, key = keys.create(
+                session, self.actor, pepper, LONG_KEY, owner="Ada", scopes=keys.SCOPES, models=models
+            )
+            made = {name: keys.create(session, self.actor, pepper, name)[0].id for name in others}
+            keys.revoke(session, self.actor, made["revoked"])
+            key_id = row.id
+        soon = (datetime.now(UTC) + timedelta(days=3)).strftime("%Y-%m-%d %H:%M:%S.%f")
+        self.alter("UPDATE api_keys SET expires_at = :past WHERE id = :id", id=made["expired"], past=PAST)
+        self.alter("UPDATE api_keys SET expires_at = :soon WHERE id = :id", id=made["soon over"], soon=soon)
+        self.alter("UPDATE api_keys SET created_at = :past WHERE id = :id", id=made["unused"], past=PAST)
+        return key, key_id
+
+    def people(self) -> dict[str, str]:
+        """Make people; give the sign-in link of each."""
+        with self.session() as session:
+            made = {name: users.create(session, self.actor, name, role) for name, role in PEOPLE.items()}
+            links = {name: f"{self.server.url}/login/{users.make_link(session, user)}" for name, user in made.items()}
+            users.disable(session, self.actor, "gone")
+            users.set_password(session, self.actor, made["otto"], passwords.hashed(PASSWORD))
+            users.set_second_factor(session, self.actor, made["otto"], second_factor.new_nonce(), 0, [])
+        return links
+
+
+def _train(folder: Path) -> None:
+    """Write the two models, and what the first was trained on."""
+    people = pd.DataFrame(
+        {
+            "city": ["Oslo", "Rome"] * 20,
+            "plan": ["basic", "plus", "family", "student"] * 10,
+            "member": [True, True, False, False] * 10,
+            NUMBER: [number / 7 for number in range(40)],
+        }
+    )
+    words = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["city", "plan"]), remainder="passthrough")
+    mixed = make_pipeline(words, DecisionTreeClassifier()).fit(people, [number % 3 == 0 for number in range(40)])
+    text = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(["good", "bad"] * 9, [1, 0] * 9)
+    joblib.dump(mixed, folder / "mixed.joblib")
+    joblib.dump(text, folder / "text.joblib")
+    people.to_csv(folder / "mixed.csv", index=False)
+
+
+def _predict(server: Server, key: str) -> list[str]:
+    """Ask both models, once with a value that was never seen; give the predictions' ids."""
+    sent = ((MODEL, INSTANCE), (MODEL, {**INSTANCE, "plan": "gold"}), (TEXTS, {"text": "very good"}))
+    answers = [server.post(f"/models/{model}/versions/1/predict", instance, key).json() for model, instance in sent]
+    for answer in answers:
+        server.logged(answer["prediction_id"])
+    return [answer["prediction_id"] for answer in answers]
+
+
+def _begin_upload(server: Server, key: str, file: Path) -> str:
+    """Send a file as a model; give the upload's id."""
+    address = f"{server.url}/models/{MODEL}/versions"
+    with file.open("rb") as content:
+        answer = requests.post(address, headers={"X-API-Key": key}, files={"file": content}, timeout=60)
+    return str(answer.json()["id"])
+
+
+def _examples(key_id: str, predictions: list[str], uploaded: list[str], token: str) -> dict[str, list[dict[str, Any]]]:
+    versions = [{"name": name, "number": number} for name in (MODEL, TEXTS) for number in (1, 2)]
+    version = "/admin/models/<name>/versions/<int:number>"
+    return {
+        "/admin/keys/<key_id>": [{"key_id": key_id}],
+        "/admin/keys/<key_id>/revoke": [{"key_id": key_id}],
+        "/admin/models/<name>": [{"name": MODEL}, {"name": TEXTS}],
+        version: versions,
+        f"{version}/signature": versions,
+        f"{version}/try": versions,
+        "/admin/predictions/<prediction_id>": [{"prediction_id": each} for each in predictions],
+        "/admin/predictions/find": [{"id": predictions[0]}],
+        "/admin/uploads/<upload_id>": [{"upload_id": each} for each in uploaded],
+        "/admin/users/<name>": [{"name": name} for name in (LONG_USER, "gone", "mara")],
+        "/login/<token>": [{"token": token}],
+    }
