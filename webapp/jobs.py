@@ -130,10 +130,12 @@ def find_job(session: Session, job_id: str) -> Job:
     return job
 
 
-def cancel(session: Session, job: Job) -> None:
-    """End a job that is not finished; what is done stays."""
-    if progress(session, job).status == "processing":
+def cancel(session: Session, job: Job) -> bool:
+    """End a job that is not finished; what is done stays. Tells whether there was something to end."""
+    running = progress(session, job).status == "processing"
+    if running:
         job.cancelled_at = now()
+    return running
 
 
 def progress(session: Session, job: Job) -> Progress:

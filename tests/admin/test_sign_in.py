@@ -328,9 +328,9 @@ def test_the_session_before_signing_in_is_not_the_one_after(mara: House) -> None
 
 def test_what_a_cookie_held_before_signing_in_is_gone(mara: House) -> None:
     browser = mara.sign_in("mara")
-    browser.page("/admin/keys/new")
+    browser.page("/admin/account/codes")
     before = contents(browser)
-    assert {"new_key", "csrf_token", "_user_id"} <= before.keys()
+    assert {"second_factor", "csrf_token", "_user_id"} <= before.keys()
     mara.sign_in("sam", browser)
     after = contents(browser)
     # The library's own: that the session is fresh, and a digest of address and browser.

@@ -44,6 +44,7 @@ PAYLOADS = {
     "very long": "<b>" * 1333 + "!",
 }
 PLAIN = "plain text"
+MOST_LOOKED_FOR = 90
 
 
 class Names:
@@ -128,7 +129,7 @@ def stocked(house: House, text: str) -> House:
     stranger.client.environ_base["HTTP_USER_AGENT"] = wire(text)
     house.sign_in("mara", stranger)
     who = Actor(f"cli:{text}", text, text)
-    house.change(lambda session: audit.record(session, who, text[:90].strip(), text, **{name(0): text}))
+    house.change(lambda session: audit.record(session, who, text[:MOST_LOOKED_FOR].strip(), text, **{name(0): text}))
     house.change(
         lambda session: audit.record(session, Actor(text), "models.activate", text, to_number=text, reason=text)
     )
@@ -222,7 +223,7 @@ def asked(house: House, text: str) -> Iterator[Request]:
     yield from (("GET", path, {}) for path in readable(house))
     for path, names in QUERIES.items():
         # An input is looked for by name and value.
-        values = {name: f"x={text[:90]}" if name == "input" else text[:90] for name in names}
+        values = {name: f"x={text[:MOST_LOOKED_FOR]}" if name == "input" else text[:MOST_LOOKED_FOR] for name in names}
         yield from (("GET", path, {"query_string": {name: value}}) for name, value in values.items())
     wrong = dict.fromkeys(("version", "key", "low", "high", "input"), f"no {text[:80]}".replace("=", ""))
     yield "GET", "/admin/predictions", {"query_string": wrong}
@@ -322,8 +323,9 @@ def test_a_text_makes_no_element_and_no_attribute_wherever_it_is_shown(
     for name, each in pages.items():
         made_of = structure(each.page)
         assert set(made_of) <= known, name
-        # A text in an address can lead to another page; where it does not, even the order is the same.
-        if name in plain and plain[name].status == each.status:
+        # A text in an address can lead to another page; where it does not, even the order is the same. One that is cut
+        # off finds nothing.
+        if name in plain and plain[name].status == each.status and (len(text) < MOST_LOOKED_FOR or "[]" in name):
             assert made_of == structure(plain[name].page), name
         assert harmless(each.page), name
     for name in READ_ON:

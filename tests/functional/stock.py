@@ -207,6 +207,7 @@ def _begin_upload(server: Server, key: str, file: Path) -> str:
     address = f"{server.url}/models/{MODEL}/versions"
     with file.open("rb") as content:
         answer = requests.post(address, headers={"X-API-Key": key}, files={"file": content}, timeout=60)
+    assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
 
 

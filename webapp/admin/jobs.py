@@ -29,7 +29,7 @@ def cancel(job_id: str) -> AnyResponse:
     """Cancel a job; what is done of it stays."""
     with web.parts().database.transaction() as session:
         job = jobs.find_job(session, job_id)
-        jobs.cancel(session, job)
-        audit.record(session, actor(), "jobs.cancel", job_id)
-    flash("The job is cancelled, unless it had just ended.", "ok")
+        if cancelled := jobs.cancel(session, job):
+            audit.record(session, actor(), "jobs.cancel", job_id)
+    flash("The job is cancelled." if cancelled else "The job had ended before.", "ok" if cancelled else "info")
     return redirect(url_for("admin_jobs.index"), code=303)

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from webapp.signature import Feature, Signature
-from webapp.signature.check import show
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +59,10 @@ def _changed(old: Feature, new: Feature) -> Iterator[Difference]:
 def _bounds(feature: Feature) -> str:
     low, high = feature.minimum, feature.maximum
     if low is not None and high is not None:
-        return f"{show(low)} to {show(high)}"
+        return f"{low:,.10g} to {high:,.10g}"
     if low is not None:
-        return f"at least {show(low)}"
-    return "without bounds" if high is None else f"at most {show(high)}"
+        return f"at least {low:,.10g}"
+    return "without bounds" if high is None else f"at most {high:,.10g}"
 
 
 def _is_known(feature: Feature) -> bool:
