@@ -467,7 +467,7 @@ def test_a_cookie_that_was_tampered_with_is_nobody(mara: House) -> None:
     assert forged is not None
     forged.secret_keys = [b"guessed"]
     cookies = [
-        good[:-1] + ("A" if good[-1] != "A" else "B"),
+        f"{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
         good[:5] + ("A" if good[5] != "A" else "B") + good[6:],
         f"{body}.",
         f"{body}.{signature[::-1]}",

@@ -32,15 +32,18 @@ class Call:
 
     def python(self, base: str) -> str:
         """Give the same in Python."""
-        body = json.dumps(self.instance, ensure_ascii=False, indent=4)
-        for json_word, python_word in (("true", "True"), ("false", "False"), ("null", "None")):
-            body = body.replace(f": {json_word}", f": {python_word}")
+        lines = "".join(f"\n        {_literal(name)}: {_literal(value)}," for name, value in self.instance.items())
         return (
             "import os\nimport requests\n\nanswer = requests.post(\n"
             f'    "{base.rstrip("/")}{self.path}",\n'
             '    headers={"X-API-Key": os.environ["MODELPORT_KEY"]},\n'
-            f"    json={body},\n)\nprint(answer.json())"
+            f"    json={{{lines}\n    }},\n)\nprint(answer.json())"
         )
+
+
+def _literal(value: object) -> str:
+    """Write a value as Python does, but a text in double quotes, which Python reads as JSON does."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def to_version(version: Version, *, active: bool) -> Call:
