@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench format lock wheel clean
+.PHONY: help setup run test check bench faults format lock wheel clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -41,6 +41,9 @@ check: setup ## Check format, lint, types, import contracts, templates, vendored
 bench: setup ## Measure what is promised to be fast
 	$(BIN)/python benchmarks/pages.py
 
+faults: setup ## Try the faults that activation must survive; prints figures and takes a while
+	$(BIN)/python -m pytest -o addopts="--strict-markers -ra" -s tests/faults
+
 format: setup ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -52,6 +55,13 @@ COMPILE := $(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-u
 lock: ## Lock the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade -o requirements/run.txt pyproject.toml
 	$(COMPILE) --upgrade --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml
+
+lock-versions: ## Lock for images that serve files of other scikit-learn versions, as near to run.txt as these allow
+	for minor in 1.6 1.7 1.8; do \
+		cp requirements/run.txt requirements/sklearn-$$minor.txt; \
+		$(BIN)/python scripts/old_versions.py requirements $$minor \
+			| $(COMPILE) -o requirements/sklearn-$$minor.txt - || exit 1; \
+	done
 
 wheel: setup ## Build the wheel and the source distribution
 	$(BIN)/python -m build --no-isolation

@@ -2,12 +2,15 @@
 
 Every estimator that can predict or transform is fitted in many configurations. The
 globals in its pickles (protocols 2 to 5, plain and by joblib) and the types skops wants
-trusted are recorded; those of the configurations that pass every check become
-`webapp/names.json`. A class or function is only ever let in by its exact name,
+trusted are recorded, and so are the pairs (loader, name) of its .skops file, since a name
+that may be mentioned may not be called. Those of the configurations that pass every check
+become `webapp/names.json`. A class or function is only ever let in by its exact name,
 because some configuration needs it and nothing below refuses it.
 
     python scripts/estimator_names.py           write the table, print a summary
     python scripts/estimator_names.py --check   compare with the stored table, exit 1 if it differs
+    python scripts/estimator_names.py --check --every 20
+                                                one configuration of 20 only: exit 1 if the stored table lacks a name
 """
 
 # ruff: noqa: ANN401 - estimators, settings and data can be anything
@@ -25,6 +28,7 @@ import pickletools
 import re
 import sys
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -159,6 +163,10 @@ REVIEWED_BY_MODULE = {
 REVIEWED = {f"{module}.{name}" for module, names in REVIEWED_BY_MODULE.items() for name in names.split()}
 UNREAD = "was not reviewed"
 
+# Whether a mean or a label is a float32 or a float64 is up to the data; no set of samples meets them all.
+SCALARS = "bool float16 float32 float64 int8 int16 int32 int64 longdouble str_ uint8 uint16 uint32 uint64"
+SCALAR_NODES = {(loader, f"numpy.{name}") for loader in ("NdArrayNode", "TypeNode") for name in SCALARS.split()}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -183,6 +191,7 @@ class Result:
     label: str
     pickle: frozenset[str]
     skops: frozenset[str]
+    nodes: frozenset[tuple[str, str]]
     refusal: str | None
 
 
@@ -595,6 +604,22 @@ def _pickle_names(estimator: Any) -> frozenset[str]:
     return frozenset(names)
 
 
+def _nodes_in(data: bytes) -> frozenset[tuple[str, str]]:
+    """List the pairs of loader and name of all nodes in a .skops file."""
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        waiting = [json.loads(file.read("schema.json"))]
+    found = set()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+        if isinstance(part, dict) and "__loader__" in part:
+            found.add((part["__loader__"], f"{part['__module__']}.{part['__class__']}"))
+    return frozenset(found)
+
+
 def _outputs(estimator: Any, x: Any) -> dict[str, Any]:
     """Give what a caller could see, as values that compare bit by bit."""
     np.random.seed(0)  # noqa: NPY002 - what estimators without a random_state draw from
@@ -655,14 +680,14 @@ def _examine(index: int) -> Result | None:
         copy = skops.io.loads(data, trusted=types)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = f"skops cannot store it: {str(error).splitlines()[0]}"
-        return Result(case.kind, case.label, names, frozenset(), refusal or reason)
+        return Result(case.kind, case.label, names, frozenset(), frozenset(), refusal or reason)
     # Against the pickle's copy and not the original: neither format keeps strides, and
     # another memory layout can change the last bit of a sum.
     want = _outputs(pickle.loads(pickle.dumps(estimator)), x)  # noqa: S301 - our own
     if refusal is None and _outputs(copy, x) != want:
         refusal = "the copy by skops does not give the same bits"
     refusal = refusal or _refused_name(types)
-    return Result(case.kind, case.label, names, frozenset(types), refusal)
+    return Result(case.kind, case.label, names, frozenset(types), _nodes_in(data), refusal)
 
 
 def _refused_name(names: frozenset[str] | list[str]) -> str | None:
@@ -690,11 +715,19 @@ def _names_to_freeze(results: list[Result]) -> dict[str, Any]:
     accepted = [result for result in results if result.refusal is None]
     names = frozenset[str]().union(*(result.pickle for result in accepted))
     types = frozenset[str]().union(*(result.skops for result in accepted))
+    nodes = SCALAR_NODES.union(*(result.nodes for result in accepted))
     return {
         "scikit-learn": ".".join(sklearn.__version__.split(".")[:2]),
         "pickle": sorted(names | {_numpy_1_name(name) for name in names}),
         "skops": sorted(types),
+        "skops_nodes": [list(pair) for pair in sorted(nodes)],
     }
+
+
+def _text(table: dict[str, Any]) -> str:
+    """Write the table with each entry on a line of its own."""
+    pair = re.compile(r'\[\s+("[^"]+"),\s+("[^"]+")\s+\]')
+    return pair.sub(r"[\1, \2]", json.dumps(table, indent=2)) + "\n"
 
 
 def _numpy_1_name(name: str) -> str:
@@ -713,6 +746,7 @@ def _summary(results: list[Result], skipped: int, table: dict[str, Any]) -> str:
             f"{len(results)} configurations of {len(total)} estimators, {good.total()} accepted",
             f"{skipped} more settings suit none of the samples",
             f"{len(table['pickle'])} names for pickle, {len(table['skops'])} for skops",
+            f"{len(table['skops_nodes'])} pairs of loader and name for skops",
             f"accepted in all configurations ({len(whole)}): {', '.join(whole)}",
             f"accepted in some ({len(partly)}): {', '.join(partly)}",
             *_refused_lines(results),
@@ -728,32 +762,43 @@ def _refused_lines(results: list[Result]) -> list[str]:
     return [f"{reason} [{', '.join(which)}]" for reason, which in sorted(labels.items())]
 
 
-def _run() -> tuple[list[Result], int]:
-    count = len(_cases())
+def _run(every: int) -> tuple[list[Result], int]:
+    cases = range(0, len(_cases()), every)
     with multiprocessing.get_context("fork").Pool() as pool:
-        found = pool.map(_examine, range(count), chunksize=8)
+        found = pool.map(_examine, cases, chunksize=8)
     results = [result for result in found if result is not None]
-    return results, count - len(results)
+    return results, len(cases) - len(results)
+
+
+def _lacking(stored: dict[str, Any], table: dict[str, Any]) -> list[str]:
+    """List what a part of the configurations needs and the stored table does not have."""
+    parts = ("pickle", "skops", "skops_nodes")
+    return [f"{part} lacks {entry}" for part in parts for entry in table[part] if entry not in stored[part]]
 
 
 def main() -> int:
     """Write the table or, with --check, compare it with the stored one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
-    check = parser.parse_args().check
+    parser.add_argument("--every", type=int, default=1, help="examine one configuration of so many")
+    options = parser.parse_args()
+    if options.every != 1 and not options.check:
+        parser.error("a table is made from all configurations: --every goes with --check")
     warnings.simplefilter("ignore")
-    results, skipped = _run()
+    results, skipped = _run(options.every)
     table = _names_to_freeze(results)
-    text = json.dumps(table, indent=2) + "\n"
     print(_summary(results, skipped, table))
-    if not check:
-        TABLE.parent.mkdir(parents=True, exist_ok=True)
-        TABLE.write_text(text, encoding="utf-8")
+    if not options.check:
+        TABLE.write_text(_text(table), encoding="utf-8")
         return 0
-    stored = TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
-    diff = difflib.unified_diff(stored.splitlines(), text.splitlines(), str(TABLE), "found now", lineterm="")
+    stored = TABLE.read_text(encoding="utf-8")
+    if options.every != 1:
+        lacking = _lacking(json.loads(stored), table)
+        print(*lacking, sep="\n")
+        return int(bool(lacking))
+    diff = difflib.unified_diff(stored.splitlines(), _text(table).splitlines(), str(TABLE), "found now", lineterm="")
     sys.stdout.writelines(f"{line}\n" for line in diff)
-    return int(stored != text)
+    return int(stored != _text(table))
 
 
 if __name__ == "__main__":

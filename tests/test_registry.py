@@ -129,11 +129,19 @@ def test_a_version_keeps_who_made_it_and_when(database: Database, clock: Clock) 
         }
 
 
+def sealed(version: Version, number: int, **other: str) -> str:
+    """Give the seal of a version under another number, or with other parts."""
+    parts = {"golden": version.golden, "report_sha256": version.report_sha256} | other
+    return artifacts.seal(SECRET, "churn", number, version.artifact, version.signature, **parts)
+
+
 def test_a_versions_seal_binds_it_to_its_artifact_and_signature(database: Database) -> None:
     with database.transaction() as session:
         version = add(session)
-    assert version.seal == artifacts.seal(SECRET, "churn", 1, "ab" * 32, SIGNATURE)
-    assert version.seal != artifacts.seal(SECRET, "churn", 2, "ab" * 32, SIGNATURE)
+    assert version.seal == sealed(version, 1)
+    assert version.seal != sealed(version, 2)
+    assert version.seal != sealed(version, 1, golden="cd" * 32)
+    assert version.seal != sealed(version, 1, report_sha256="ef" * 32)
 
 
 def test_a_label_is_unique_within_its_model(database: Database) -> None:
@@ -460,7 +468,9 @@ def test_the_catalog_holds_every_version_and_the_active_one(database: Database) 
     assert [(version.model, version.number) for version in found.active_versions()] == [("churn", 2)]
     served = found.resolve("churn")
     assert (served.number, served.shown, served.artifact, served.signature) == (2, "spring", "ab" * 32, SIGNATURE)
-    assert served.seal == artifacts.seal(SECRET, "churn", 2, "ab" * 32, SIGNATURE)
+    assert served.seal == artifacts.seal(
+        SECRET, "churn", 2, "ab" * 32, SIGNATURE, golden=served.golden, report_sha256=served.report_sha256
+    )
     assert found.resolve("churn", 1).shown == "1"
 
 

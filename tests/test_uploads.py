@@ -133,6 +133,7 @@ def test_files_wait_under_the_names_of_their_parts(desk: Desk) -> None:
         "status": "processing",
         "stage": "waiting",
         "version": None,
+        "not_activated": None,
         "error": None,
     }
 

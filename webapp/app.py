@@ -8,7 +8,20 @@ from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import health, keys, metrics, web
-from webapp.admin import account, audit, dashboard, jobs, pages, predictions, sign_in, system, try_it, uploads, users
+from webapp.admin import (
+    account,
+    audit,
+    comparing,
+    dashboard,
+    jobs,
+    pages,
+    predictions,
+    sign_in,
+    system,
+    try_it,
+    uploads,
+    users,
+)
 from webapp.admin import keys as admin_keys
 from webapp.admin import registry as admin_registry
 from webapp.api import batch, native
@@ -33,6 +46,7 @@ ADMIN_DOORS = tuple(
         admin_keys,
         admin_registry,
         audit,
+        comparing,
         dashboard,
         jobs,
         predictions,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from webapp import names
 from webapp.errors import NotFound, Unavailable
+
+# What is being stored; a process that ends in the middle leaves one behind.
+INCOMING = "incoming-"
+CHUNK_BYTES = 1024 * 1024
 
 
 class ArtifactStore:
@@ -25,19 +30,26 @@ class ArtifactStore:
     def _path(self, digest: str) -> Path:
         return self._folder / digest[:2] / digest
 
-    def put(self, content: bytes) -> str:
-        """Store `content` and give its name. Whole or not at all, and on the disk when this returns."""
-        digest = hashlib.sha256(content).hexdigest()
+    def put(self, content: bytes | IO[bytes]) -> str:
+        """Store `content`, or what a file still holds, and give its name.
+
+        Whole or not at all, and on the disk when this returns. However large it is, only a piece of it is in memory.
+        """
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=INCOMING, delete=False) as file:
+            incoming = Path(file.name)
+            try:
+                digest = _copy(source, file)
+                os.fchmod(file.fileno(), 0o400)
+                os.fsync(file.fileno())
+            except BaseException:
+                incoming.unlink()
+                raise
         path = self._path(digest)
-        if path.exists():
-            return digest
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o400)
-            os.fsync(file.fileno())
-        Path(file.name).rename(path)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        # In place of one of the same name, too: should that have been damaged, it is whole again.
+        incoming.rename(path)
         _sync_folder(path.parent)
         return digest
 
@@ -52,6 +64,16 @@ class ArtifactStore:
         return content
 
 
+def _copy(source: IO[bytes], file: IO[bytes]) -> str:
+    """Write everything and give its SHA-256."""
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        file.write(chunk)
+    file.flush()
+    return digest.hexdigest()
+
+
 def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -60,9 +82,22 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def seal(secret: bytes, model: str, number: int, digest: str, signature: Mapping[str, Any]) -> str:
-    """Bind a version to its artifact and signature, so that a changed row is noticed like a changed file."""
-    text = json.dumps([model, number, digest, signature], sort_keys=True)
+def seal(  # noqa: PLR0913 - everything that a version must not lose
+    secret: bytes,
+    model: str,
+    number: int,
+    digest: str,
+    signature: Mapping[str, Any],
+    *,
+    golden: str | None = None,
+    report_sha256: str | None = None,
+) -> str:
+    """Bind a version to its artifact, signature, golden rows and report: a changed row is noticed like a changed file.
+
+    Versions from before golden rows were kept have neither them nor a digest of the report.
+    """
+    proven = [golden, report_sha256] if golden or report_sha256 else []
+    text = json.dumps([model, number, digest, signature, *proven], sort_keys=True)
     return hmac.digest(secret, text.encode(), hashlib.sha256).hex()
 
 

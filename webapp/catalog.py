@@ -20,6 +20,9 @@ class ServedVersion:
     artifact: str
     seal: str
     signature: Mapping[str, Any] = field(compare=False)
+    # The artifact that holds the golden rows; none for versions that were made before there were any.
+    golden: str | None = None
+    report_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,6 +176,9 @@ class Settings:
     max_body_bytes: int = setting(str(10 * MIB), _whole_number(KIB, 2**32), "Largest request body.")
     max_instances: int = setting("10000", _whole_number(1, 10**7), "Most instances in one request.")
     max_upload_bytes: int = setting(str(512 * MIB), _whole_number(KIB, 2**40), "Largest model file.")
+    max_waiting_bytes: int = setting(
+        str(4096 * MIB), _whole_number(KIB, 2**44), "What uploads that wait to be inspected may fill; more are refused."
+    )
     log_level: str = setting("info", _one_of("debug", "info", "warning", "error"), "Least level that is logged.")
     metrics_token: str | None = setting(
         "", _optional, "Bearer token for /metrics; without one only loopback peers may read it.", secret=True

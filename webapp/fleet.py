@@ -1,8 +1,10 @@
-"""The fleet: which web workers live, and which committed state each of them serves."""
+"""The fleet: which web workers live, what each of them serves, and what each is asked to prepare."""
 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
@@ -13,6 +15,10 @@ from webapp.db import Base, Moment, now
 # A worker that has not been heard of for so long is not waited for.
 LEASE = timedelta(seconds=15)
 FORGOTTEN = timedelta(days=1)
+# So long one worker of a host has for a load before the next one may begin.
+PREPARATION_LEASE = timedelta(seconds=10)
+# Nobody waits any more for what was asked for so long ago.
+PREPARATION_LIFE = timedelta(minutes=10)
 HOST = socket.gethostname()
 
 
@@ -65,3 +71,118 @@ def heartbeats(session: Session) -> list[Heartbeat]:
     """Every process that was heard of in the last day, by host; one that is silent for longer was taken away."""
     lately = Heartbeat.seen_at > now() - FORGOTTEN
     return list(session.scalars(sa.select(Heartbeat).where(lately).order_by(Heartbeat.host, Heartbeat.process)))
+
+
+class Preparation(Base):
+    """One web worker's part of making a version ready before it is activated."""
+
+    __tablename__ = "preparations"
+    __table_args__ = (sa.Index(None, "host", "done_at"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    asked_at: Mapped[datetime] = mapped_column(Moment)
+    model: Mapped[str] = mapped_column(sa.Text)
+    number: Mapped[int]
+    host: Mapped[str] = mapped_column(sa.Text)
+    slot: Mapped[int | None]
+    # A worker of the host loads under it, the others wait: a host's workers load one after another.
+    leased_until: Mapped[datetime | None] = mapped_column(Moment)
+    done_at: Mapped[datetime | None] = mapped_column(Moment)
+    # Why it failed, in words; nothing when the worker is ready.
+    failure: Mapped[str] = mapped_column(sa.Text)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the web workers are that were asked to prepare a version."""
+
+    ready: int
+    waiting: tuple[Preparation, ...]
+    failed: tuple[Preparation, ...]
+
+
+def ask(session: Session, model: str, number: int) -> list[int]:
+    """Ask every live web worker to prepare a version; give the ids of what was asked."""
+    asked = [
+        Preparation(asked_at=now(), model=model, number=number, host=each.host, slot=each.slot, failure="")
+        for each in live(session)
+    ]
+    session.add_all(asked)
+    session.flush()
+    _wake(session)
+    return [each.id for each in asked]
+
+
+def asked_of(session: Session, host: str, slot: int) -> Preparation | None:
+    """Give what a worker is asked to prepare next."""
+    return next((each for each in _unfinished(session, host) if each.slot == slot), None)
+
+
+def _unfinished(session: Session, host: str) -> list[Preparation]:
+    lately = Preparation.asked_at > now() - PREPARATION_LIFE
+    open_here = sa.select(Preparation).where(Preparation.host == host, Preparation.done_at.is_(None), lately)
+    return list(session.scalars(open_here.order_by(Preparation.id)))
+
+
+def is_turn(session: Session, host: str, slot: int | None) -> bool:
+    """Whether no other worker of the host loads at the moment."""
+    return not any(
+        each.leased_until and each.leased_until > now() for each in _unfinished(session, host) if each.slot != slot
+    )
+
+
+def take(session: Session, preparation_id: int) -> bool:
+    """Take the lease on one's own preparation; tells whether the load may be tried.
+
+    Whoever held the slot before and took it died over it. That may have had other reasons, once; twice, the version
+    ends its workers, and the others are spared.
+    """
+    asked = session.get_one(Preparation, preparation_id)
+    # Looked at again under the write lock: two workers may have seen at once that it is their turn.
+    if asked.done_at is not None or not is_turn(session, asked.host, asked.slot):
+        return False
+    if asked.failure:
+        asked.done_at = now()
+        _wake(session)
+        return False
+    if asked.leased_until is not None:
+        asked.failure = "The web worker ended while it loaded the version, twice."
+    asked.leased_until = now() + PREPARATION_LEASE
+    return True
+
+
+def finish(session: Session, preparation_id: int, failure: str) -> None:
+    """Note that a worker is ready, or why it is not; after a load, the next one of the host may begin."""
+    asked = session.get_one(Preparation, preparation_id)
+    if asked.done_at is None:
+        asked.done_at, asked.failure = now(), failure
+    if asked.leased_until:
+        _wake(session)
+
+
+def progress(session: Session, ids: Sequence[int]) -> Progress:
+    """Give how far those that were asked are. Who lives no more is not waited for."""
+    lives = {(each.host, each.slot) for each in live(session)}
+    asked = session.scalars(sa.select(Preparation).where(Preparation.id.in_(ids)).order_by(Preparation.id)).all()
+    done = [each for each in asked if each.done_at]
+    return Progress(
+        sum(not each.failure for each in done),
+        tuple(each for each in asked if not each.done_at and (each.host, each.slot) in lives),
+        tuple(each for each in done if each.failure),
+    )
+
+
+def give_up(session: Session, ids: Sequence[int]) -> None:
+    """End what was asked and is not done: nobody needs it any more."""
+    left = sa.update(Preparation).where(Preparation.id.in_(ids), Preparation.done_at.is_(None))
+    session.execute(left.values(done_at=now(), failure="No longer needed."))
+
+
+def forget(session: Session) -> None:
+    """Delete what was asked more than a day ago."""
+    session.execute(sa.delete(Preparation).where(Preparation.asked_at < now() - FORGOTTEN))
+
+
+def _wake(session: Session) -> None:
+    # The workers of this host look at once when the transaction has been committed, though it changes no generation.
+    session.info["advanced"] = True

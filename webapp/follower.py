@@ -1,7 +1,7 @@
 """Follows the committed state: each process that predicts learns of changes at once, and loads what they need.
 
 Two threads: one reads, so that keys are fresh and others hear of this process however long a load takes; one
-loads versions and switches to them.
+loads versions, before they are activated where it is asked to, and switches to them.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from webapp import fleet, generation, keys, metrics, registry
-from webapp.catalog import Catalog
+from webapp import faults, fleet, generation, keys, metrics, registry
+from webapp.catalog import Catalog, ServedVersion
 from webapp.db import Database
 from webapp.errors import Refusal
+from webapp.fleet import Preparation
 from webapp.generation import Signal
 from webapp.keys import KeyRing
 from webapp.serving.runtime import LoadedVersion, Runtime
@@ -45,6 +46,8 @@ class Follower:
         self._read = Catalog()
         self._loaded = 0
         self._failure = ""
+        self._tried = 0.0
+        self._asked = False
         self._heard = 0.0
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -128,10 +131,12 @@ class Follower:
 
     def _loading(self) -> None:
         while not self._stop.is_set():
-            self._to_load.wait(RETRY_LOAD_SECONDS if self._failure else None)
+            self._to_load.wait(RETRY_LOAD_SECONDS)
             self._to_load.clear()
             if not self._stop.is_set():
+                self._runtime.forget_prepared()
                 self._try(self._load)
+                self._try(self._prepare)
 
     def _try(self, step: Callable[[], None]) -> None:
         """Do a step that needs the database; without it the process goes on with what it has."""
@@ -147,6 +152,9 @@ class Follower:
         try:
             with self._database.reading() as session:
                 self._heard = time.monotonic()
+                self._asked = self._slot is not None and fleet.asked_of(session, fleet.HOST, self._slot) is not None
+                if self._asked:
+                    self._to_load.set()
                 if generation.current(session) == self._read.generation:
                     return
                 catalog = registry.catalog(session)
@@ -158,12 +166,16 @@ class Follower:
 
     def _load(self) -> None:
         catalog = self._read
-        if catalog.generation == self._loaded and not self._failure:
+        is_early = not self._failure or time.monotonic() - self._tried < RETRY_LOAD_SECONDS
+        if catalog.generation == self._loaded and is_early:
             return
+        self._tried = time.monotonic()
         failures = self._runtime.switch(catalog)
         self._failure = "; ".join(failures)
+        metrics.VERSIONS_NOT_LOADED.set(len(failures))
         for failure in failures:
             metrics.FOLLOW_FAILURES.inc()
+            metrics.LOAD_FAILURES.inc()
             LOG.error("follow.not_loaded", extra={"reason": failure})
         metrics.GENERATION.set(catalog.generation)
         for version in catalog.active_versions():
@@ -172,6 +184,40 @@ class Follower:
         self._tell(lambda: setattr(self, "_loaded", catalog.generation))
         LOG.info("follow.switched", extra={"generation": catalog.generation})
         self._report()
+
+    def _prepare(self) -> None:
+        """Make ready what is about to be activated, one worker of the host after the other, and say how it went."""
+        if self._slot is None or not self._asked:
+            return
+        with self._database.reading() as session:
+            asked = fleet.asked_of(session, fleet.HOST, self._slot)
+            if asked is None:
+                return
+            version = registry.catalog(session).resolve(asked.model, asked.number)
+            is_turn = fleet.is_turn(session, fleet.HOST, self._slot)
+        if self._runtime.holds(version) or (is_turn and self._take(asked)):
+            self._finish(asked, self._attempt(version))
+
+    def _take(self, asked: Preparation) -> bool:
+        with self._database.transaction() as session:
+            taken = fleet.take(session, asked.id)
+        faults.point("preparation.taken")
+        return taken
+
+    def _attempt(self, version: ServedVersion) -> str:
+        """Load a version beside the traffic; give why it failed, or nothing."""
+        failure = self._runtime.prepare(version)
+        faults.point("preparation.loaded")
+        if failure:
+            metrics.LOAD_FAILURES.inc()
+            LOG.error("follow.not_prepared", extra={"model": version.model, "reason": failure})
+        return failure
+
+    def _finish(self, asked: Preparation, failure: str) -> None:
+        with self._database.transaction() as session:
+            fleet.finish(session, asked.id, failure)
+        # What else is asked of this worker.
+        self._to_load.set()
 
     def _tell(self, change: Callable[[], None]) -> None:
         with self._changed:

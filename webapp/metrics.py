@@ -87,6 +87,17 @@ FOLLOW_FAILURES = Counter(
     "Times that a web worker could not follow the committed state, or a part of it.",
     registry=REGISTRY,
 )
+VERSIONS_NOT_LOADED = Gauge(
+    "modelport_versions_not_loaded",
+    "Active versions that a web worker could not load, summed over the workers: it goes on with those before.",
+    multiprocess_mode="livesum",
+    registry=REGISTRY,
+)
+LOAD_FAILURES = Counter(
+    "modelport_version_load_failures",
+    "Times that a web worker could not load a version, to follow an activation or to prepare one.",
+    registry=REGISTRY,
+)
 
 
 def _is_readable(path: Path) -> bool:

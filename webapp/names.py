@@ -10,3 +10,5 @@ _TABLE = json.loads((Path(__file__).parent / "names.json").read_text(encoding="u
 
 PICKLE: frozenset[str] = frozenset(_TABLE["pickle"])
 SKOPS: frozenset[str] = frozenset(_TABLE["skops"])
+# What each name may stand for in a .skops file: pairs of the loader of a node and the name in it.
+SKOPS_NODES: frozenset[tuple[str, str]] = frozenset((loader, name) for loader, name in _TABLE["skops_nodes"])

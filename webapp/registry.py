@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -58,6 +60,11 @@ class Version(Base):
     signature: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     card: Mapped[dict[str, Any]] = mapped_column(sa.JSON)
     report: Mapped[dict[str, Any]] = mapped_column(sa.JSON, deferred=True)
+    # The artifact that holds the golden rows, and the report's digest: the seal covers both.
+    golden: Mapped[str | None] = mapped_column(sa.Text)
+    report_sha256: Mapped[str | None] = mapped_column(sa.Text)
+    # The scikit-learn version that wrote the file, where it is not of the minor version that serves.
+    trained_with: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[datetime] = mapped_column(Moment)
     created_by: Mapped[str] = mapped_column(sa.Text)
 
@@ -153,6 +160,20 @@ def newest_reference(session: Session, name: str) -> str | None:
     return session.scalar(having.order_by(Version.number.desc()).limit(1))
 
 
+def every_artifact(session: Session) -> set[str]:
+    """Give the names of all stored bytes that a version needs."""
+    needed = session.execute(sa.select(Version.artifact, Version.reference, Version.golden))
+    return {digest for row in needed for digest in row if digest}
+
+
+def version_made_of(session: Session, name: str, inputs_sha256: str) -> int | None:
+    """Give the number of the first version that was made of the same files."""
+    same = Version.report["inputs_sha256"].as_string() == inputs_sha256
+    return session.scalar(
+        sa.select(Version.number).join(Model).where(Model.name == name, same).order_by(Version.number).limit(1)
+    )
+
+
 def _model_for_upload(session: Session, name: str) -> Model:
     check_name(name)
     model = session.scalar(sa.select(Model).where(Model.name == name))
@@ -174,6 +195,8 @@ def add_version(  # noqa: PLR0913 - the parts of a version, each by name
     report: dict[str, Any],
     card: dict[str, Any],
     reference: str | None = None,
+    golden: str | None = None,
+    trained_with: str | None = None,
     label: str | None = None,
 ) -> Version:
     """Register an inspected artifact as the next version of a model, which is made when it is the first."""
@@ -188,42 +211,91 @@ def add_version(  # noqa: PLR0913 - the parts of a version, each by name
         label=label,
         artifact=artifact,
         reference=reference,
-        seal=artifacts.seal(secret, name, number, artifact, signature),
+        golden=golden,
+        report_sha256=_digest(report),
+        trained_with=trained_with,
+        seal="",
         signature=signature,
         card=card,
         report=report,
         created_at=now(),
         created_by=actor.name,
     )
+    version.seal = _seal(secret, version)
     session.add(version)
     audit.record(session, actor, "models.upload", f"{name}/{number}", artifact=artifact, label=label)
     generation.advance(session)
     return version
 
 
-def activate(session: Session, actor: Actor, name: str, number: int, reason: str = "") -> Activation:
-    """Make a version the active one. `Conflict` when it is already, or when another activation was faster."""
+def _digest(report: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(report, sort_keys=True).encode()).hexdigest()
+
+
+def _seal(secret: bytes, version: Version) -> str:
+    return artifacts.seal(
+        secret,
+        version.model.name,
+        version.number,
+        version.artifact,
+        version.signature,
+        golden=version.golden,
+        report_sha256=version.report_sha256,
+    )
+
+
+def damaged_reports(session: Session, name: str) -> set[int]:
+    """Give the versions whose report is not the one that they were sealed with."""
+    reports = sa.select(Version.number, Version.report, Version.report_sha256).join(Model).where(Model.name == name)
+    return {number for number, report, digest in session.execute(reports) if digest not in {None, _digest(report)}}
+
+
+def activate(
+    session: Session, actor: Actor, name: str, number: int, reason: str = "", *, count: int | None = None
+) -> Activation:
+    """Make a version the active one. `Conflict` when it is already, or when another activation was faster.
+
+    `count` is how many activations there were when it was decided; without it, the present state is meant.
+    """
     model = get_model(session, name)
+    _check_count(model, count)
     get_version(session, model, number)
     return _set_active(session, actor, model, "activate", number, reason)
 
 
-def rollback(session: Session, actor: Actor, name: str, reason: str = "", *, expected: int | None = None) -> Activation:
-    """Return to the version that was active before the present one; `Conflict` when that is not the expected one."""
+def rollback(session: Session, actor: Actor, name: str, reason: str = "", *, count: int | None = None) -> Activation:
+    """Return to the version that was active before the present one. `Conflict` and `count` as in `activate`."""
     model = get_model(session, name)
+    _check_count(model, count)
+    return _set_active(session, actor, model, "rollback", way_back(session, model), reason)
+
+
+def way_back(session: Session, model: Model, expected: int | None = None) -> int:
+    """Give the version that a roll back returns to; `Conflict` when that is not the expected one."""
     number = previous_active(history(session, model))
     if number is None:
+        name = model.name
         detail = f"No version of “{name}” was active before the present one that was not rolled back; activate one."
         raise Conflict("nothing_to_roll_back_to", detail)
     if expected not in {None, number}:
         detail = f"The way back leads to version {number} now, not to {expected}: the active version has changed since."
         raise Conflict("activation_lost_race", detail)
-    return _set_active(session, actor, model, "rollback", number, reason)
+    return number
+
+
+def check_inactive(model: Model, number: int) -> None:
+    """Raise `Conflict` when a version is the active one already."""
+    if model.active_number == number:
+        raise Conflict("already_active", f"Version {number} of “{model.name}” is already the active one.")
+
+
+def _check_count(model: Model, count: int | None) -> None:
+    if count not in {None, model.activation_count}:
+        raise Conflict("activation_lost_race", f"Another activation of “{model.name}” was faster; look again.")
 
 
 def _set_active(session: Session, actor: Actor, model: Model, act: str, number: int, reason: str) -> Activation:
-    if model.active_number == number:
-        raise Conflict("already_active", f"Version {number} of “{model.name}” is already the active one.")
+    check_inactive(model, number)
     changed = session.execute(
         sa.update(Model)
         .where(Model.id == model.id, Model.activation_count == model.activation_count)
@@ -253,6 +325,63 @@ def _set_active(session: Session, actor: Actor, model: Model, act: str, number: 
 def history(session: Session, model: Model) -> list[Activation]:
     """Every activation and rollback of a model, the oldest first."""
     return list(session.scalars(sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id)))
+
+
+def active_at(session: Session, model: Model, moment: datetime) -> Activation | None:
+    """Give the activation or rollback that was the last one at a moment: its version was the active one."""
+    until = sa.select(Activation).where(Activation.model_id == model.id, Activation.at <= moment)
+    return session.scalar(until.order_by(Activation.id.desc()).limit(1))
+
+
+def read_moment(text: str) -> datetime:
+    """Read a date, of which the end is meant, or a date and time; in UTC where no zone is said."""
+    try:
+        if len(text) <= len("2026-03-03"):
+            return datetime.combine(date.fromisoformat(text), time.max, UTC)
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        detail = f"“as_of” is a date such as 2026-03-03, or a date and time such as 2026-03-03T12:00:00Z, not “{text}”."
+        raise Invalid("as_of_unreadable", detail, more={"parameter": "as_of"}) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two versions to compare, with their reports, and what there is of references, the best first."""
+
+    old: Version
+    new: Version
+    references: dict[int, str]
+
+
+def to_compare(session: Session, name: str, first: str | None, second: str | None) -> Pair:
+    """Give two versions by number or label; where none is named, the active one and the newest other."""
+    model = get_model(session, name)
+    old, new = (number_of(session, name, asked) if asked else None for asked in (first, second))
+    newest_first = [version.number for version in reversed(model.versions)]
+    if old is None and model.active_number != new:
+        old = model.active_number
+    if new is None:
+        new = next((number for number in newest_first if number != old), None)
+    if old is None:
+        old = next((number for number in newest_first if number != new), None)
+    if old is None or new is None:
+        raise Conflict("nothing_to_compare", f"“{name}” has no two versions to compare; upload another one.")
+    if old == new:
+        raise Invalid("same_version", f"Version {old} would be compared with itself; name two different ones.")
+    versions = get_version(session, model, old), get_version(session, model, new)
+    for version in versions:
+        session.refresh(version, ["report"])
+    return Pair(*versions, _references(reversed(versions)))
+
+
+def _references(versions: Iterable[Version]) -> dict[int, str]:
+    """Give the references by the number of their version; one that several have only once."""
+    found: dict[int, str] = {}
+    for version in versions:
+        if version.reference is not None and version.reference not in found.values():
+            found[version.number] = version.reference
+    return found
 
 
 def previous_active(activations: list[Activation]) -> int | None:
@@ -290,6 +419,8 @@ def edit_signature(
             model.name,
             artifact=version.artifact,
             reference=version.reference,
+            golden=version.golden,
+            trained_with=version.trained_with,
             signature=signature,
             report=version.report,
             card=version.card,
@@ -297,7 +428,7 @@ def edit_signature(
     before, after = ({each["name"]: each for each in one["features"]} for one in (version.signature, signature))
     changed = [name for name in after if after[name] != before.get(name)]
     version.signature = signature
-    version.seal = artifacts.seal(secret, model.name, version.number, version.artifact, signature)
+    version.seal = _seal(secret, version)
     audit.record(
         session,
         actor,
@@ -421,7 +552,16 @@ def _served_model(model: Model) -> ServedModel:
 
 def _served_version(model: Model, version: Version) -> ServedVersion:
     shown = version.label or str(version.number)
-    return ServedVersion(model.name, version.number, shown, version.artifact, version.seal, version.signature)
+    return ServedVersion(
+        model.name,
+        version.number,
+        shown,
+        version.artifact,
+        version.seal,
+        version.signature,
+        version.golden,
+        version.report_sha256,
+    )
 
 
 def describe_model(model: Model) -> dict[str, Any]:
@@ -444,6 +584,21 @@ def describe_version(version: Version) -> dict[str, Any]:
         "sha256": version.artifact,
         "created_at": version.created_at.isoformat(),
         "created_by": version.created_by,
+    }
+
+
+def describe_as_of(session: Session, model: Model, moment: datetime) -> dict[str, Any] | None:
+    """Give the public form of what was active at a moment; None where nothing was."""
+    activation = active_at(session, model, moment)
+    if activation is None:
+        return None
+    return {
+        "at": moment.isoformat(),
+        "active_version": activation.to_number,
+        "label": get_version(session, model, activation.to_number).label,
+        "since": activation.at.isoformat(),
+        "actor": activation.actor,
+        "reason": activation.reason,
     }
 
 

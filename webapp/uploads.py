@@ -8,7 +8,9 @@ from __future__ import annotations
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,21 +19,28 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import activation, audit, intake, registry
-from webapp.activation import Convergence
-from webapp.artifacts import ArtifactStore
+from webapp import activation, audit, faults, fleet, intake, registry
+from webapp.activation import Asked, Convergence
+from webapp.artifacts import INCOMING, ArtifactStore
 from webapp.audit import Actor
+from webapp.catalog import ServedVersion
 from webapp.config import Settings
 from webapp.db import Base, Database, Moment, now
-from webapp.errors import Invalid, NotFound, Refusal, Unavailable
+from webapp.errors import Conflict, Invalid, NotFound, Refusal, Unavailable
 from webapp.intake import Inspected, Upload
+from webapp.serving.runtime import Runtime
 from webapp.signature import Signature, from_dict, rules
 
 STAGES = ("waiting", *intake.STAGES, "storing")
 # The files that an upload can have, each kept under the name of its part.
-PARTS = ("file", "scaler", "reference", "metadata")
+PARTS = ("file", "scaler", "reference", "expect", "metadata")
 LEASE = timedelta(seconds=30)
 RECENT = timedelta(days=1)
+# What no row names after so long belongs to nobody.
+LEFT_BEHIND = timedelta(hours=1)
+# What an upload leaves free, for the database and the log.
+RESERVE_BYTES = 256 * 1024 * 1024
+MIB = 1024 * 1024
 # A file that ends its worker each time must not do so for ever.
 MOST_ATTEMPTS = 3
 
@@ -59,6 +68,9 @@ class PendingUpload(Base):
     leased_until: Mapped[datetime | None] = mapped_column(Moment)
     done_at: Mapped[datetime | None] = mapped_column(Moment)
     version: Mapped[int | None]
+    bytes: Mapped[int] = mapped_column(sa.BigInteger)
+    # Why its version was not activated, though that was wished for.
+    not_activated: Mapped[str | None] = mapped_column(sa.Text)
     # Why it was refused: code, detail, findings.
     refusal: Mapped[dict[str, Any] | None] = mapped_column(sa.JSON(none_as_null=True))
 
@@ -69,7 +81,9 @@ class Uploaded:
 
     version: dict[str, Any]
     report: dict[str, Any]
-    workers: Convergence | None
+    workers: Convergence | None = None
+    # Why it was not activated, though that was wished for.
+    not_activated: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +93,15 @@ class Desk:
     settings: Settings
     database: Database
     artifacts: ArtifactStore
+
+    def scratch(self) -> Path:
+        """Where an inspection keeps files that live as long as it does."""
+        self.settings.quarantine_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.settings.quarantine_dir
+
+    def load(self, version: ServedVersion) -> str:
+        """Load a version in this process to see whether it can be; gives why not, or nothing."""
+        return Runtime(self.artifacts, self.settings.derive("versions")).prepare(version)
 
     def folder(self, upload_id: str) -> Path:
         """Where the files of an upload wait."""
@@ -95,6 +118,8 @@ class Wish:
     activate: bool = False
     # Take the reference of the newest version that has one, where none comes.
     keep_reference: bool = False
+    # The file came from afar: its pickle is only opened behind the whole lock.
+    over_http: bool = False
 
 
 def upload(
@@ -104,16 +129,23 @@ def upload(
     registry.check_name(wish.model)
     label = wish.label or intake.label_of(files.metadata)
     registry.check_label(label)
-    with tempfile.NamedTemporaryFile(suffix=".csv") as kept:
-        if wish.keep_reference and files.reference is None and (before := _reference_before(desk, wish.model)):
-            kept.write(desk.artifacts.get(before))
-            kept.flush()
-            files = replace(files, reference=Path(kept.name))
-        inspected = intake.inspect(files, max_bytes=desk.settings.max_upload_bytes, on_stage=on_stage)
+    with ExitStack() as stack:
+        scratch = desk.scratch()
+        files = _with_reference_before(desk, wish, files, scratch, stack)
+        fingerprint = _check_new(desk, wish.model, label, files)
+        inspected = stack.enter_context(
+            intake.inspected(
+                files,
+                scratch=scratch,
+                max_bytes=desk.settings.max_upload_bytes,
+                over_http=wish.over_http,
+                on_stage=on_stage,
+            )
+        )
         on_stage("storing")
-        # Bytes before the row: a row never names an artifact that is not there.
-        artifact = desk.artifacts.put(inspected.canonical)
-        reference = desk.artifacts.put(files.reference.read_bytes()) if files.reference else None
+        faults.point("upload.inspected")
+        stored = _stored(desk, inspected)
+    faults.point("upload.stored")
     signature, report = _with_rules_before(desk, wish.model, inspected)
     with desk.database.transaction() as session:
         version = registry.add_version(
@@ -121,19 +153,61 @@ def upload(
             actor,
             desk.settings.derive("versions"),
             wish.model,
-            artifact=artifact,
-            reference=reference,
+            **stored,
+            trained_with=inspected.trained_with,
             signature=signature.as_dict(),
-            report=report,
-            card=dict(files.metadata),
+            report={**report, "inputs_sha256": fingerprint},
+            card=inspected.card,
             label=label,
         )
         session.flush()
-        if wish.activate:
-            registry.activate(session, actor, wish.model, version.number, "activated with the upload")
+        faults.point("upload.registering")
         described = registry.describe_version(version)
-    workers = activation.converged(desk.database) if wish.activate else None
-    return Uploaded(described, report, workers)
+    return _activated(desk, actor, described, report) if wish.activate else Uploaded(described, report)
+
+
+def _activated(desk: Desk, actor: Actor, stored: dict[str, Any], report: dict[str, Any]) -> Uploaded:
+    """Make a stored version the active one. What stands against that is said, and the version stays."""
+    asked = Asked(stored["model"], stored["version"], "activated with the upload")
+    try:
+        switched = activation.activate(desk.database, desk.load, actor, asked)
+    except Conflict as conflict:
+        return Uploaded(stored, report, not_activated=conflict.detail)
+    return Uploaded({**stored, "state": "active"}, report, switched.workers)
+
+
+def _with_reference_before(desk: Desk, wish: Wish, files: Upload, scratch: Path, stack: ExitStack) -> Upload:
+    """Take the reference of the version before, where that is wished and none comes."""
+    if not wish.keep_reference or files.reference is not None:
+        return files
+    with desk.database.reading() as session:
+        before = registry.newest_reference(session, wish.model)
+    if before is None:
+        return files
+    kept = stack.enter_context(tempfile.NamedTemporaryFile(dir=scratch, suffix=".csv"))  # noqa: SIM115 - by the stack
+    kept.write(desk.artifacts.get(before))
+    kept.flush()
+    return replace(files, reference=Path(kept.name))
+
+
+def _check_new(desk: Desk, name: str, label: str | None, files: Upload) -> str:
+    """Refuse what is a version already, file for file; give the digest that tells."""
+    fingerprint = intake.fingerprint(files, label)
+    with desk.database.reading() as session:
+        number = registry.version_made_of(session, name, fingerprint)
+    if number is not None:
+        detail = f"These very files are version {number} of “{name}”; activate that one, or upload others."
+        raise Invalid("model_duplicate", detail, more={"version": number, "findings": []})
+    return fingerprint
+
+
+def _stored(desk: Desk, inspected: Inspected) -> dict[str, Any]:
+    """Store the bytes of a version, before its row: a row never names an artifact that is not there."""
+    return {
+        "artifact": desk.artifacts.put(inspected.canonical),
+        "reference": desk.artifacts.put(inspected.reference) if inspected.reference else None,
+        "golden": desk.artifacts.put(inspected.golden) if inspected.golden else None,
+    }
 
 
 def _with_rules_before(desk: Desk, name: str, inspected: Inspected) -> tuple[Signature, dict[str, Any]]:
@@ -147,9 +221,19 @@ def _with_rules_before(desk: Desk, name: str, inspected: Inspected) -> tuple[Sig
     return signature, {**inspected.report, **taken}
 
 
-def _reference_before(desk: Desk, name: str) -> str | None:
+# --- Room for them -----------------------------------------------------------------------------------------
+
+
+def check_room(desk: Desk, coming_bytes: int) -> None:
+    """Raise `Unavailable` when so many bytes more would be too much for the quarantine, or for its disk."""
     with desk.database.reading() as session:
-        return registry.newest_reference(session, name)
+        waiting = sum(pending.bytes for pending in under_way(session))
+    if waiting + coming_bytes > desk.settings.max_waiting_bytes:
+        detail = f"Uploads of {waiting // MIB:,} MiB wait to be inspected; try again when some of them are done."
+        raise Unavailable("quarantine_full", detail)
+    # Twice: while it is inspected, it lies there rewritten, too.
+    if shutil.disk_usage(desk.scratch()).free < 2 * coming_bytes + RESERVE_BYTES:
+        raise Unavailable("disk_full", "The server's disk has no room for this upload.")
 
 
 # --- Uploads that wait for a worker -------------------------------------------------------------------------
@@ -162,21 +246,25 @@ def receive(desk: Desk, actor: Actor, wish: Wish, save: Mapping[str, tuple[str, 
     """
     registry.check_name(wish.model)
     registry.check_label(wish.label)
+    check_room(desk, 0)
     upload_id = secrets.token_hex(16)
     folder = desk.folder(upload_id)
     folder.mkdir(mode=0o700, parents=True)
     try:
         for part, (_, write) in save.items():
             write(folder / part)
+        faults.point("upload.saved")
         with desk.database.transaction() as session:
-            session.add(_pending(upload_id, actor, wish, {part: name for part, (name, _) in save.items()}))
+            names = {part: name for part, (name, _) in save.items()}
+            weight = sum((folder / part).stat().st_size for part in save)
+            session.add(_pending(upload_id, actor, wish, names, weight))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return upload_id
 
 
-def _pending(upload_id: str, actor: Actor, wish: Wish, names: dict[str, str]) -> PendingUpload:
+def _pending(upload_id: str, actor: Actor, wish: Wish, names: dict[str, str], weight: int) -> PendingUpload:
     return PendingUpload(
         id=upload_id,
         at=now(),
@@ -191,6 +279,7 @@ def _pending(upload_id: str, actor: Actor, wish: Wish, names: dict[str, str]) ->
         keep_reference=wish.keep_reference,
         stage=STAGES[0],
         attempts=0,
+        bytes=weight,
     )
 
 
@@ -237,10 +326,6 @@ def renew(session: Session, upload_id: str, owner: str) -> None:
     session.execute(held.values(leased_until=now() + LEASE))
 
 
-def _end(pending: PendingUpload, *, version: int | None = None, refusal: dict[str, Any] | None = None) -> None:
-    pending.done_at, pending.version, pending.refusal = now(), version, refusal
-
-
 def work(desk: Desk, pending: PendingUpload) -> None:
     """Bring a claimed upload to its end: a version, or a refusal that says why. The files leave quarantine."""
 
@@ -248,22 +333,24 @@ def work(desk: Desk, pending: PendingUpload) -> None:
         with desk.database.transaction() as session:
             _held(session, pending).stage = stage
 
-    version, refusal = None, None
+    version, refusal, not_activated = None, None, None
     actor = Actor(pending.actor, pending.address, pending.request_id)
-    wish = Wish(pending.model, pending.label, pending.target, pending.activate, pending.keep_reference)
+    wish = Wish(pending.model, pending.label, pending.target, pending.activate, pending.keep_reference, over_http=True)
     try:
         _check_attempts(pending)
         done = upload(desk, actor, wish, _files(desk, pending), on_stage=note)
-        version = done.version["version"]
+        version, not_activated = done.version["version"], done.not_activated or None
     except Unavailable:
         # Not the file's fault: the lease runs out, and another attempt is made.
         raise
     except Refusal as refused:
         refusal = {"code": refused.code, "detail": refused.detail, "findings": [], **refused.more}
     with desk.database.transaction() as session:
-        _end(_held(session, pending), version=version, refusal=refusal)
+        row = _held(session, pending)
+        row.done_at, row.version, row.refusal, row.not_activated = now(), version, refusal, not_activated
         if refusal:
             audit.record(session, actor, "models.upload_refused", pending.model, code=refusal["code"])
+    faults.point("upload.ended")
     shutil.rmtree(desk.folder(pending.id), ignore_errors=True)
 
 
@@ -290,7 +377,13 @@ def _files(desk: Desk, pending: PendingUpload) -> Upload:
         )
     metadata = intake.read_metadata(paths["metadata"]) if "metadata" in paths else {}
     return Upload(
-        paths["file"], paths.get("scaler"), paths.get("reference"), pending.target, metadata, pending.names["file"]
+        paths["file"],
+        paths.get("scaler"),
+        paths.get("reference"),
+        pending.target,
+        metadata,
+        pending.names["file"],
+        paths.get("expect"),
     )
 
 
@@ -303,5 +396,37 @@ def describe(pending: PendingUpload) -> dict[str, Any]:
         "status": state,
         "stage": pending.stage if state == "processing" else None,
         "version": pending.version,
+        "not_activated": pending.not_activated,
         "error": pending.refusal,
     }
+
+
+# --- What nobody needs any more -----------------------------------------------------------------------------
+
+
+def sweep(desk: Desk) -> list[str]:
+    """Remove what a process left behind that ended in the middle; give the names of what was removed.
+
+    Only what is old: what is young may belong to an upload whose row is about to be written.
+    """
+    with desk.database.transaction() as session:
+        fleet.forget(session)
+    with desk.database.reading() as session:
+        kept = {pending.id for pending in under_way(session)} | registry.every_artifact(session)
+    store = desk.settings.artifact_store
+    found = [*desk.settings.quarantine_dir.glob("*"), *store.glob(f"{INCOMING}*"), *store.glob("??/*")]
+    left = [path for path in found if path.name not in kept and _is_old(path)]
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
+    return [path.name for path in left]
+
+
+def _is_old(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime < time.time() - LEFT_BEHIND.total_seconds()
+    except FileNotFoundError:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 BEAT_SECONDS = 10.0
+SWEEP_SECONDS = 600.0
 
 
 class Loop:
@@ -37,7 +39,7 @@ class Loop:
         self._parts = parts
         self._host = host
         self._owner = f"{host}/{os.getpid()}"
-        self._beat = -BEAT_SECONDS
+        self._beat = -math.inf
         self._stop = threading.Event()
 
     def stop(self) -> None:
@@ -91,7 +93,11 @@ class Inspector(Loop):
     """Claims an upload and brings it to its end; one at a time, so that predictions keep the machine."""
 
     def beat(self) -> None:
-        """Say nothing: the loop beside this one says that the process lives."""
+        """Remove now and then what uploads left behind; the loop beside this one says that the process lives."""
+        if time.monotonic() - self._beat > SWEEP_SECONDS:
+            self._beat = time.monotonic()
+            if left := uploads.sweep(self._parts.desk):
+                LOG.info("worker.swept", extra={"names": left})
 
     def work_once(self) -> bool:
         """Work on one upload; tells whether there was one."""

@@ -39,7 +39,9 @@ LEFT_OVER = re.compile(r"\bNone\b(?! active\b| was heard of yet\b)|\bUndefined\b
 READ_TEXTS = """() => {
   const walker = document.createTreeWalker(document, NodeFilter.SHOW_TEXT);
   const found = [];
-  while (walker.nextNode()) found.push(walker.currentNode.data);
+  // Parameters of an estimator are written as Python has them.
+  while (walker.nextNode())
+    if (!walker.currentNode.parentElement.closest(".python")) found.push(walker.currentNode.data);
   for (const each of document.querySelectorAll("*")) for (const {value} of each.attributes) found.push(value);
   return found;
 }"""
@@ -115,6 +117,8 @@ ADDRESSES = {
         ("/admin/audit?q=nothing", 200),
         ("/admin/keys?q=nothing", 200),
         ("/admin/keys?state=all", 200),
+        (f"/admin/models/{MODEL}/as-of?as_of=never", 422),
+        (f"/admin/models/{MODEL}/compare?from=1&to=1", 422),
         ("/admin/models/nothing", 404),
         ("/admin/predictions?outcome=nothing", 200),
         ("/admin/predictions?warned=1", 200),

@@ -1,12 +1,13 @@
-"""Files that are no model, or more than one: each is refused in words, nothing is stored, nothing of them runs."""
+"""Files that are no model, or more than one: each is refused in words, nothing is stored, nothing of them runs.
+
+The slow way, by the command that people type: a few files of each kind. What the reader refuses is proven beside it.
+"""
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
-import lzma
-import pickle
+import secrets
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,24 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import joblib
-import numpy as np
 import pytest
 import skops.io
 from sklearn.datasets import load_iris
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from tests import attacks
 from tests.functional.server import Refused, Server
 
-
-class Runs:
-    """Pickles as a call: whoever loads it runs the command."""
-
-    def __init__(self, command: str, function: Any) -> None:
-        self.command, self.function = command, function
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return self.function, (self.command,)
+OLD_FILE = Path(__file__).parents[1] / "files" / "versions" / "1.5.2" / "logistic_regression.joblib"
 
 
 class OfMyOwn(LogisticRegression):
@@ -44,11 +39,11 @@ def fitted() -> LogisticRegression:
     return LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True))
 
 
-def dumped(model: object) -> bytes:
-    """Give what joblib writes."""
-    stream = io.BytesIO()
-    joblib.dump(model, stream)
-    return stream.getvalue()
+def opening_files() -> Any:
+    """A model that takes each text of a request for the name of a file."""
+    model = make_pipeline(CountVectorizer(), LogisticRegression()).fit(["one two", "three"], [0, 1])
+    model[0].input = "filename"
+    return model
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -60,57 +55,39 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return stream.getvalue()
 
 
-def hostile(marker: Path) -> dict[str, bytes]:
-    """Files that try to leave a mark."""
-    import os  # noqa: PLC0415 - the attack, close to its use
-    import subprocess  # noqa: PLC0415
-
+def hostile(marker: Path) -> dict[str, tuple[bytes, list[str]]]:
+    """Files that try to leave a mark, each with the names to be found in it."""
     command = f"touch {marker}"
-    call = Runs(command, os.system)
-    with_tail = fitted()
-    with_tail.coef_ = np.array([[1.0, call]], dtype=object)
-    plain = pickle.dumps(call)
+    evaluated = f"__import__('os').system('{command}')"
+    several = attacks.reduced("subprocess.getoutput", command) + attacks.reduced("builtins.eval", evaluated) + b"\x86"
     return {
-        "os.system": plain,
-        "os.system, protocol 2": pickle.dumps(call, protocol=2),
-        "subprocess": pickle.dumps(Runs(command, subprocess.getoutput)),
-        "eval": pickle.dumps(Runs(f"__import__('os').system('{command}')", eval)),
-        "behind an honest model": dumped({"model": fitted(), "more": call}),
-        "inside an object array": dumped(with_tail),
-        "zlib": zlib.compress(plain),
-        "gzip": gzip.compress(plain),
-        "bz2": bz2.compress(plain),
-        "xz": lzma.compress(plain),
-        "lzma": lzma.compress(plain, format=lzma.FORMAT_ALONE),
+        "two calls": (attacks.pickled(several), ["subprocess.getoutput", "builtins.eval"]),
+        "in an array, zlib": (zlib.compress(attacks.in_an_array(attacks.Calls(eval, evaluated))), ["builtins.eval"]),
+        "protocol 2": (attacks.pickled(attacks.reduced("posix.system", command), protocol=2), ["posix.system"]),
     }
 
 
 @cache
-def useless() -> dict[str, tuple[str, bytes]]:
-    """Files that are no model that can be served, each with the code of its refusal."""
-    model, skops_file = dumped(fitted()), skops.io.dumps(fitted())
+def useless() -> dict[str, tuple[bytes, str, list[str]]]:
+    """Files that are no model that can be served, each with the code of its refusal and the names of its findings."""
+    model, skops_file = attacks.dumped(fitted()), skops.io.dumps(fitted())
+    own_function = attacks.pickled(attacks.stacked("__main__", "clean_text"))
+    own_class = f"{OfMyOwn.__module__}.{OfMyOwn.__qualname__}"
     return {
-        "empty": ("model_format_unknown", b""),
-        "text": ("model_format_unknown", b"age,income\n1,2\n"),
-        "png": ("model_format_unknown", b"\x89PNG\r\n\x1a\n" + bytes(100)),
-        "joblib of 2015": ("model_format_too_old", b"ZF0x1234" + bytes(30)),
-        "cut joblib": ("model_truncated", model[: len(model) // 2]),
-        "cut gzip": ("model_truncated", gzip.compress(model)[:200]),
-        "cut skops": ("model_damaged", skops_file[: len(skops_file) // 2]),
-        "bytes behind zlib": ("model_damaged", zlib.compress(model) + b"more"),
-        "zip of something": ("model_damaged", zipped({"a.txt": b"a"})),
-        "a dict": ("model_no_predict", pickle.dumps({"a": 1})),
-        "a scaler": ("model_no_predict", dumped(StandardScaler().fit([[1.0], [2.0]]))),
-        "not fitted": ("model_not_fitted", dumped(LogisticRegression())),
-        "class of a package": ("model_unknown_names", dumped(OfMyOwn())),
-        "function of my own": ("model_custom_code", b"\x80\x04\x8c\x08__main__\x94\x8c\nclean_text\x94\x93\x94."),
-        "unpacks to more than 2 GiB": ("model_unpacks_too_large", _bomb()),
+        "empty": (b"", "model_format_unknown", []),
+        "png": (b"\x89PNG\r\n\x1a\n" + bytes(100), "model_format_unknown", []),
+        "joblib of 2015": (b"ZF0x1234" + bytes(30), "model_format_too_old", []),
+        "cut gzip": (gzip.compress(model)[:200], "model_truncated", []),
+        "bytes behind zlib": (zlib.compress(model) + b"more", "model_damaged", []),
+        "cut skops": (skops_file[: len(skops_file) // 2], "model_damaged", []),
+        "zip of something": (zipped({"a.txt": b"a"}), "model_format_unknown", []),
+        "a scaler": (attacks.dumped(StandardScaler().fit([[1.0], [2.0]])), "model_no_predict", []),
+        "not fitted": (attacks.dumped(LogisticRegression()), "model_not_fitted", []),
+        "class of a package": (attacks.dumped(OfMyOwn()), "model_unknown_names", [own_class]),
+        "function of my own": (own_function, "model_custom_code", ["__main__.clean_text"]),
+        "files as inputs": (attacks.dumped(opening_files()), "model_option_refused", ["steps[0][1].input"]),
+        "scikit-learn of long ago": (OLD_FILE.read_bytes(), "model_version_mismatch", []),
     }
-
-
-def _bomb() -> bytes:
-    compressor = zlib.compressobj(level=1)
-    return b"".join([*(compressor.compress(bytes(2**24)) for _ in range(129)), compressor.flush()])
 
 
 @pytest.fixture
@@ -127,18 +104,23 @@ def refused(server: Server, tmp_path: Path) -> Callable[[bytes], Refused]:
     return upload
 
 
-def test_a_file_that_runs_commands_is_refused_by_name_and_runs_nothing(
+def test_a_file_that_runs_commands_is_refused_by_name_and_place_and_runs_nothing(
     server: Server, refused: Callable[[bytes], Refused], tmp_path: Path
 ) -> None:
     marker = tmp_path / "it-ran"
     artifacts = sorted((server.data_dir / "artifacts").rglob("*"))
-    for name, content in hostile(marker).items():
+    for name, (content, found) in hostile(marker).items():
         error = refused(content)
         assert error.exit_code == 1, name
-        assert error.answer["error"]["code"] == "model_unknown_names", name
-        (finding,) = error.answer["error"]["findings"]
-        assert finding["name"] in {"posix.system", "subprocess.getoutput", "builtins.eval", "__builtin__.eval"}, name
-        assert "Runs commands or code" in finding["meaning"], name
+        told = error.answer["error"]
+        assert told["code"] == "model_unknown_names", name
+        assert [finding["name"] for finding in told["findings"]] == found, name
+        assert {finding["meaning"][:25] for finding in told["findings"]} == {"Can run commands or code,"}, name
+        # The opcode that looks the name up.
+        unpacked = zlib.decompress(content) if content[:1] == b"x" else content
+        assert all(unpacked[finding["offset"] :][:1] in b"ci\x93" for finding in told["findings"]), name
+        assert told["detail"].endswith("Nothing in the file was run."), name
+        assert all(each in error.said for each in found), name
         assert "Traceback" not in error.said, name
         assert not marker.exists(), name
     assert sorted((server.data_dir / "artifacts").rglob("*")) == artifacts
@@ -149,9 +131,23 @@ def test_a_file_that_runs_commands_is_refused_by_name_and_runs_nothing(
 def test_a_file_that_is_no_fitted_model_is_refused_in_words(
     server: Server, refused: Callable[[bytes], Refused], name: str
 ) -> None:
-    code, content = useless()[name]
+    content, code, found = useless()[name]
     error = refused(content)
     assert (error.exit_code, error.answer["error"]["code"]) == (1, code)
+    findings = error.answer["error"].get("findings", [])
+    assert [finding["name"] for finding in findings] == found
+    assert all(finding["meaning"].endswith(".") for finding in findings)
     assert error.answer["error"]["detail"].endswith(".")
     assert "Traceback" not in error.said
     assert server.rows("SELECT * FROM models WHERE name = 'refused'") == []
+
+
+def test_the_same_file_is_refused_the_second_time_and_named_as_what_it_became(server: Server, tmp_path: Path) -> None:
+    file, name = tmp_path / "iris.joblib", f"twice-{secrets.token_hex(4)}"
+    joblib.dump(fitted(), file)
+    assert server.cli("models", "upload", file, "--name", name)["version"] == 1
+    with pytest.raises(Refused) as caught:
+        server.cli("models", "upload", file, "--name", name)
+    told = caught.value.answer["error"]
+    assert (caught.value.exit_code, told["code"]) == (1, "model_duplicate")
+    assert "version 1" in told["detail"]

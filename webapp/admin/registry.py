@@ -11,7 +11,7 @@ from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import activation, registry, uploads, web
-from webapp.activation import Convergence
+from webapp.activation import Asked, Back, Convergence, Switched
 from webapp.admin import calls
 from webapp.admin.guard import actor, blueprint, form, needs, small_number
 from webapp.admin.pages import page, plain
@@ -142,7 +142,13 @@ def artifact(name: str, number: int) -> AnyResponse:
 @needs("operator")
 def activate(name: str, number: int) -> AnyResponse:
     """Make a version the active one; the version's page then shows the workers following."""
-    return _switch(name, lambda session: registry.activate(session, actor(), name, number, form("reason")))
+    made = web.parts()
+    asked = Asked(name, number, form("reason"), form("confirm"), form("accept_trained_with"))
+    return _switch(
+        name,
+        lambda: activation.activate(made.database, made.runtime.prepare, actor(), asked, FOLLOW_SECONDS),
+        refused=url_for("admin_registry.version", name=name, number=number),
+    )
 
 
 @door.post("/models/<name>/rollback")
@@ -152,19 +158,24 @@ def rollback(name: str) -> AnyResponse:
     expected, reason = request.form.get("to", None, int), form("reason")
     if expected is None:
         raise Invalid("target_missing", "The form does not say which version to return to; load the page again.")
-    return _switch(name, lambda session: registry.rollback(session, actor(), name, reason, expected=expected))
+    made, back = web.parts(), Back(name, reason, expected)
+    return _switch(
+        name,
+        lambda: activation.rollback(made.database, made.runtime.prepare, actor(), back, FOLLOW_SECONDS),
+        refused=url_for("admin_registry.model", name=name),
+    )
 
 
-def _switch(name: str, change: Callable[[Session], Activation]) -> AnyResponse:
+def _switch(name: str, change: Callable[[], Switched], *, refused: str) -> AnyResponse:
     try:
-        with web.parts().database.transaction() as session:
-            done = change(session)
-            number = done.to_number
+        done = change()
     except Conflict as refusal:
         flash(refusal.detail, "bad")
-        return redirect(url_for("admin_registry.model", name=name), code=303)
-    followed = activation.converged(web.parts().database, FOLLOW_SECONDS)
-    said = "is active" if done.act == "activate" else "is active again"
+        # What has become active meanwhile is seen on the model's page.
+        overtaken = refusal.code in {"already_active", "activation_lost_race"}
+        return redirect(url_for("admin_registry.model", name=name) if overtaken else refused, code=303)
+    number, followed = done.activation["version"], done.workers
+    said = "is active" if done.activation["act"] == "activate" else "is active again"
     if followed.switched == followed.total:
         flash(f"{name} v{number} {said}. Requests from now on get it.", "ok")
     else:

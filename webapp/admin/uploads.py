@@ -11,16 +11,19 @@ from webapp import body, registry, uploads, web
 from webapp.admin.guard import actor, blueprint, form, needs, takes_files
 from webapp.admin.pages import page
 from webapp.errors import Invalid
+from webapp.intake import report
 from webapp.uploads import PARTS, STAGES, PendingUpload, Wish
 
 door: Blueprint = blueprint("uploads")
 
-STAGE_NAMES = ("Wait", "Read", "Test", "Store")
+STAGE_NAMES = ("Wait", "Read", "Convert", "Check", "Try", "Store")
 SAID = {
     "waiting": "Waiting for the worker.",
-    "reading": "Reading the file in a locked process; nothing in it is run.",
-    "proving": "Loading the rewritten model in a fresh process, and trying it.",
-    "storing": "Storing it.",
+    "reading": "Reading the file in a locked process: every name and size in it, nothing is run.",
+    "converting": "Rewriting the model as skops, in the same locked process.",
+    "checking": "Loading the rewritten model in a fresh locked process; looking at all that compiled code will trust.",
+    "trying": "Learning its signature, predicting alone and in bulk, and keeping golden rows.",
+    "storing": "Storing it, sealed.",
 }
 
 
@@ -94,8 +97,11 @@ def show(upload_id: str) -> AnyResponse:
 
 def _to_version(pending: PendingUpload) -> AnyResponse:
     place = url_for("admin_registry.version", name=pending.model, number=pending.version)
-    said = "is stored and active." if pending.activate else "is stored, not active yet."
-    flash(f"{pending.model} v{pending.version} {said}", "ok")
+    if pending.not_activated:
+        flash(f"{pending.model} v{pending.version} is stored, but not active: {pending.not_activated}", "warn")
+    else:
+        said = "is stored and active." if pending.activate else "is stored, not active yet."
+        flash(f"{pending.model} v{pending.version} {said}", "ok")
     if "HX-Request" in request.headers:
         return make_response("", 200, {"HX-Redirect": place})
     return redirect(place, code=303)
@@ -107,4 +113,5 @@ def _progress(pending: PendingUpload) -> dict[str, Any]:
         "stages": STAGE_NAMES,
         "now": STAGES.index(pending.stage),
         "said": SAID[pending.stage],
+        "remedy": report.remedy(pending.refusal["code"]) if pending.refusal else "",
     }

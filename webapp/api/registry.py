@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from flask import Response, g, jsonify, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import activation, body, registry, uploads, web
+from webapp.activation import Asked, Back, Switched
 from webapp.api import blueprint, requires
 from webapp.audit import Actor
-from webapp.db import Session
 from webapp.errors import Invalid, Problem
-from webapp.registry import Activation
+from webapp.serving.compare import Side, compare
 from webapp.uploads import Wish
 
 door = blueprint("registry")
@@ -31,12 +30,31 @@ def models() -> Response:
 @door.get("/models/<name>")
 @requires("models:read")
 def model(name: str) -> Response:
-    """Show a model with the history of its active version."""
+    """Show a model with the history of its active version, and which one was active as of a moment."""
     g.key.require_model(name)
+    asked = request.args.get("as_of")
+    moment = None if asked is None else registry.read_moment(asked)
     with web.parts().database.reading() as session:
         found = registry.get_model(session, name)
         history = [registry.describe_activation(each) for each in reversed(registry.history(session, found))]
-        return jsonify(**registry.describe_model(found), history=history)
+        then = {"as_of": registry.describe_as_of(session, found, moment)} if moment else {}
+        return jsonify(**registry.describe_model(found), **then, history=history)
+
+
+@door.get("/models/<name>/compare")
+@requires("models:read")
+def compare_versions(name: str) -> Response:
+    """Compare two versions: what they take, how they were made, what they say to the same rows, and how fast."""
+    g.key.require_model(name)
+    made = web.parts()
+    with made.database.reading() as session:
+        pair = registry.to_compare(session, name, request.args.get("from"), request.args.get("to"))
+    old, new = (
+        Side(made.follower.served(name, each.number), each.card, each.report, each.created_at, each.created_by)
+        for each in (pair.old, pair.new)
+    )
+    references = {number: made.artifacts.get(digest) for number, digest in pair.references.items()}
+    return jsonify(compare(old, new, references).as_dict())
 
 
 @door.get("/models/<name>/versions")
@@ -76,6 +94,7 @@ def upload(name: str) -> tuple[Response, int]:
     """Take in a model file as the next version; a worker inspects it."""
     g.key.require_model(name)
     made = web.parts()
+    uploads.check_room(made.desk, request.content_length or 0)
     body.admit(made.settings.max_upload_bytes)
     files = body.files(uploads.PARTS)
     wish = Wish(name, request.form.get("label"), request.form.get("target"), activate=False)
@@ -104,7 +123,9 @@ def activate(name: str) -> Response:
     number = asked.get("version")
     if type(number) is not int:
         raise Invalid("version_missing", "“version” is a version's number.", problems=(_problem("/version"),))
-    return _switch(lambda session, reason: registry.activate(session, _actor(), name, number, reason), asked)
+    wish = Asked(name, number, _text(asked, "reason"), _text(asked, "confirm"), _text(asked, "accept_trained_with"))
+    made = web.parts()
+    return _switched(activation.activate(made.database, made.runtime.prepare, _actor(), wish))
 
 
 @door.post("/models/<name>/rollback")
@@ -113,7 +134,9 @@ def rollback(name: str) -> Response:
     """Return to the version that was active before; answers when the web workers serve it."""
     g.key.require_model(name)
     asked = _object(body.read_json() if body.present() else {})
-    return _switch(lambda session, reason: registry.rollback(session, _actor(), name, reason), asked)
+    made = web.parts()
+    wish = Back(name, _text(asked, "reason"))
+    return _switched(activation.rollback(made.database, made.runtime.prepare, _actor(), wish))
 
 
 def _actor() -> Actor:
@@ -131,13 +154,13 @@ def _problem(pointer: str) -> Problem:
     return Problem(pointer, "not_an_integer", "Must be a whole number.")
 
 
-def _switch(change: Callable[[Session, str], Activation], asked: dict[str, Any]) -> Response:
-    reason = asked.get("reason", "")
-    if not isinstance(reason, str):
-        problem = Problem("/reason", "not_a_string", "Must be a string.")
-        raise Invalid("reason_unusable", "“reason” is a string.", problems=(problem,))
-    database = web.parts().database
-    with database.transaction() as session:
-        done = change(session, reason)
-        described = registry.describe_activation(done)
-    return jsonify(**described, workers=activation.converged(database).describe())
+def _text(asked: dict[str, Any], name: str) -> str:
+    given = asked.get(name, "")
+    if not isinstance(given, str):
+        problem = Problem(f"/{name}", "not_a_string", "Must be a string.")
+        raise Invalid(f"{name}_unusable", f"“{name}” is a string.", problems=(problem,))
+    return given
+
+
+def _switched(done: Switched) -> Response:
+    return jsonify(**done.activation, workers=done.workers.describe())

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from webapp.errors import Invalid, TooLarge
+from webapp.intake import process
+from webapp.intake.lock import support
 from webapp.signature import Signature, from_dict
 
-MOST_ANSWER_BYTES = 8 * 1024 * 1024
-CHILD_SECONDS = 600
-STAGES = ("reading", "proving")
+# What the children say they do; the doors have words for each.
+STAGES = ("reading", "converting", "checking", "trying")
 MIB = 1024 * 1024
+# A signature of a hundred thousand features.
+MOST_PROOF_BYTES = 64 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class Upload:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     # What people call the model's file, where it lies under another name.
     name: str | None = None
+    # Rows with the outputs that they must give, made where the model was trained.
+    expect: Path | None = None
 
     def called(self, path: Path) -> str:
         """Give the name of a file as its owner knows it."""
@@ -42,43 +44,157 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What is left of an upload when it has been inspected: the canonical file, its signature, the report."""
+    """What is left of an upload when it has been inspected; the files are there as long as the inspection is open."""
 
-    canonical: bytes
+    canonical: IO[bytes]
+    reference: IO[bytes] | None
+    golden: bytes | None
     signature: Signature
+    card: dict[str, Any]
+    # The scikit-learn version that the file was written with, where it is of another minor version than ours.
+    trained_with: str | None
     report: dict[str, Any]
 
 
-def inspect(upload: Upload, *, max_bytes: int, on_stage: Callable[[str], None] = lambda _stage: None) -> Inspected:
+def fingerprint(upload: Upload, label: str | None) -> str:
+    """Give one digest of everything that an upload brings: the same digest is the same upload once more."""
+    whole = hashlib.sha256()
+    for path in (upload.model, upload.scaler, upload.reference, upload.expect):
+        whole.update(_digest(path) if path else b"none")
+    whole.update(json.dumps([upload.target, upload.metadata, label], sort_keys=True).encode())
+    return whole.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@contextmanager
+def inspected(
+    upload: Upload,
+    *,
+    scratch: Path,
+    max_bytes: int,
+    over_http: bool = False,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+) -> Iterator[Inspected]:
     """Inspect an upload; raise `Invalid` with a stable code and every finding when it is refused.
 
-    `on_stage` is told of each of `STAGES` as it begins.
+    `scratch` is a folder for files that live as long as the inspection. What came `over_http` is inspected when the
+    machine has nothing else to do, and a pickle only where the kernel has all walls of the lock. `on_stage` is told
+    of each of `STAGES` as it begins.
     """
-    declared = declared_features(upload.metadata)
+    # What takes no child to see is said first.
+    declared_features(upload.metadata)
     _check_sizes(upload, max_bytes)
-    with tempfile.TemporaryFile() as converted, tempfile.TemporaryFile() as canonical:
-        files = {"model": upload.model, "scaler": upload.scaler}
-        on_stage("reading")
-        _run("convert", {name: path for name, path in files.items() if path}, converted, {})
-        job = {"declared": declared, "target": upload.target}
-        proven = {"reference": upload.reference} if upload.reference else {}
-        on_stage("proving")
-        report = _run("prove", {"model": converted, **proven}, canonical, job)
-        canonical.seek(0)
-        content = canonical.read()
-    signature = from_dict(report.pop("signature"))
-    facts = {"file": _facts(upload), "canonical_bytes": len(content)}
-    return Inspected(content, signature, {**report, **facts})
+    with ExitStack() as stack:
+        bench = _Bench(stack, scratch, _listener(on_stage), over_http=over_http)
+        yield _proven(upload, _converted(upload, bench), bench)
 
 
-def _facts(upload: Upload) -> dict[str, Any]:
-    with upload.model.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"name": upload.called(upload.model), "bytes": upload.model.stat().st_size, "sha256": digest}
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Where one inspection is done: its files, its ear, and how it is done."""
+
+    stack: ExitStack
+    scratch: Path
+    on_stage: Callable[[str], None]
+    over_http: bool
+
+    def file(self) -> IO[bytes]:
+        """Give an empty file without a name, which goes with the inspection."""
+        return self.stack.enter_context(tempfile.TemporaryFile(dir=self.scratch))
+
+    def opened(self, path: Path) -> IO[bytes]:
+        """Open a file for as long as the inspection lasts."""
+        return self.stack.enter_context(path.open("rb"))
+
+    def run(self, act: str, inputs: process.Inputs, outputs: process.Outputs, **job: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+        """Have an act done in a child."""
+        return process.run(act, inputs, outputs, {**job, "idle": self.over_http}, self.on_stage)
+
+
+@dataclass(frozen=True, slots=True)
+class _Converted:
+    """What the first child made of an upload; it has seen hostile bytes."""
+
+    estimator: IO[bytes]
+    # What goes into the trial beside it: given by hand, or brought along by the file.
+    beside: dict[str, IO[bytes]]
+    facts: dict[str, Any]
+
+
+def _converted(upload: Upload, bench: _Bench) -> _Converted:
+    parts = {name: bench.opened(path) for name, path in (("model", upload.model), ("scaler", upload.scaler)) if path}
+    out = {"estimator": bench.file(), "reference": bench.file(), "expect": bench.file()}
+    pickles = support().complete or not bench.over_http
+    facts = bench.run("convert", parts, out, expects=upload.expect is not None, pickles=pickles)
+    given = {"reference": upload.reference, "expect": upload.expect}
+    beside = {
+        name: bench.opened(path) if path else out[name] for name, path in given.items() if path or _size(out[name])
+    }
+    return _Converted(out["estimator"], beside, facts)
+
+
+def _proven(upload: Upload, converted: _Converted, bench: _Bench) -> Inspected:
+    read = converted.facts
+    card = {**read["card"], **upload.metadata}
+    out = {"canonical": bench.file(), "proof": bench.file()}
+    report = bench.run(
+        "prove",
+        {"estimator": converted.estimator, **converted.beside},
+        out,
+        declared=declared_features(card),
+        target=upload.target if upload.reference else None,
+        example=read["example"] and not upload.reference,
+        library=read["library"],
+    )
+    proof = _proof(out["proof"])
+    facts = {
+        "file": _facts(upload, read["format"]),
+        "canonical_bytes": _size(out["canonical"]),
+        "read": {"names": read["names"], "objects": read["objects"], "library": read["library"]},
+        "lock": {"landlock": support().landlock, "seccomp": support().seccomp},
+    }
+    return Inspected(
+        canonical=_from_start(out["canonical"]),
+        reference=_from_start(converted.beside["reference"]) if "reference" in converted.beside else None,
+        golden=json.dumps(proof["golden"]).encode() if proof["golden"] else None,
+        signature=from_dict(proof["signature"]),
+        card=card,
+        trained_with=read["library"] if read["other_minor"] else None,
+        report={**report, **facts},
+    )
+
+
+def _listener(on_stage: Callable[[str], None]) -> Callable[[str], None]:
+    """Pass on what is a stage: a child that was taken over could say anything."""
+    return lambda stage: on_stage(stage) if stage in STAGES else None
+
+
+def _size(file: IO[bytes]) -> int:
+    return file.seek(0, 2)
+
+
+def _from_start(file: IO[bytes]) -> IO[bytes]:
+    file.seek(0)
+    return file
+
+
+def _proof(file: IO[bytes]) -> dict[str, Any]:
+    file.seek(0)
+    proof: dict[str, Any] = json.loads(file.read(MOST_PROOF_BYTES))
+    return proof
+
+
+def _facts(upload: Upload, form: str) -> dict[str, Any]:
+    name, size = upload.called(upload.model), upload.model.stat().st_size
+    return {"name": name, "bytes": size, "sha256": _digest(upload.model).hex(), "format": form}
 
 
 def _check_sizes(upload: Upload, max_bytes: int) -> None:
-    for path in filter(None, (upload.model, upload.scaler, upload.reference)):
+    for path in filter(None, (upload.model, upload.scaler, upload.reference, upload.expect)):
         size = path.stat().st_size
         if size == 0:
             raise Invalid("model_format_unknown", f"{upload.called(path)} is empty.")
@@ -103,59 +219,6 @@ def declared_features(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
             ' {"name": "age", "type": "integer", "minimum": 18}.',
         )
     return [{"name": item} if isinstance(item, str) else item for item in listed]
-
-
-def _run(act: str, files: Mapping[str, Path | IO[bytes]], out: IO[bytes], job: dict[str, Any]) -> dict[str, Any]:
-    """Run one act in a child of its own that inherits nothing but the descriptors it needs."""
-    with ExitStack() as stack:
-        opened = {name: _reading(stack, file) for name, file in files.items()}
-        inherited = [*opened.values(), out.fileno()]
-        command = [sys.executable, "-I", "-m", "webapp.intake.child", act]
-        child = stack.enter_context(
-            subprocess.Popen(  # noqa: S603 - our own module
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=inherited,
-                cwd="/",
-                env={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            )
-        )
-        text = json.dumps({**job, "files": opened, "out": out.fileno()})
-        return _answer(child, text.encode())
-
-
-def _reading(stack: ExitStack, file: Path | IO[bytes]) -> int:
-    if isinstance(file, Path):
-        return stack.enter_context(file.open("rb")).fileno()
-    file.seek(0)
-    return file.fileno()
-
-
-def _answer(child: subprocess.Popen[bytes], job: bytes) -> dict[str, Any]:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    # Its own limit of CPU time ends a child that computes; this one ends a child that waits.
-    overdue = threading.Timer(CHILD_SECONDS, child.kill)
-    overdue.start()
-    try:
-        with suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(job)
-        content = child.stdout.read(MOST_ANSWER_BYTES)
-    finally:
-        overdue.cancel()
-        child.kill()
-    try:
-        document = json.loads(content)
-    except ValueError:
-        detail = "The model ended the process that tried it: it needs too much memory or time, or is damaged."
-        raise Invalid("model_trial_failed", detail, more={"findings": []}) from None
-    if "refused" in document:
-        refused = document["refused"]
-        raise Invalid(refused["code"], refused["detail"], more={"findings": refused["findings"]})
-    done: dict[str, Any] = document["done"]
-    return done
 
 
 def _no_constant(literal: str) -> NoReturn:

@@ -2,173 +2,36 @@
 
 Two acts, each in a process of its own. `convert` reads an uploaded file and writes it as `.skops`; it has seen
 bytes of a stranger, so its output is trusted no more than the upload. `prove` reads that `.skops` under the
-server's table of names, normalises it, learns its signature, tries it, and writes the canonical file.
-The parent passes open descriptors and a JSON job; the answer is one JSON document on stdout.
+server's table of names, checks and normalises it, learns its signature, tries it, and writes the canonical file.
+The parent passes open descriptors and a JSON job; the answer is one JSON document per line on stdout: which stage
+begins, and at the end what was found or why it is refused.
 """
 
 from __future__ import annotations
 
-import bz2
 import io
 import json
-import lzma
 import os
-import resource
 import sys
-import time
-import zlib
 from collections.abc import Callable
-from typing import IO, Any, NoReturn
+from typing import Any
 
+import skops.io
+from joblib.numpy_pickle import NumpyUnpickler
+from sklearn.pipeline import Pipeline
+
+from webapp import artifacts, names
 from webapp.errors import Invalid, Refusal
+from webapp.intake import formats, lock, reading, skops_reading, trial, versions, warm
+from webapp.intake.formats import Parcel
+from webapp.intake.reading import refused
 
-GIB = 1024**3
-MEMORY_BYTES = 6 * GIB
-CPU_SECONDS = 300
-WRITTEN_BYTES = 4 * GIB
-OPEN_FILES = 256
-UNPACKED_BYTES = 2 * GIB
-CHUNK_BYTES = 1024 * 1024
+Tell = Callable[[dict[str, Any]], None]
 
 
-def refused(code: str, detail: str, *findings: dict[str, str]) -> Invalid:
-    """Make the refusal of a file; one finding for each name that may not stand in a model file."""
-    return Invalid(code, detail, more={"findings": list(findings)})
-
-
-def lock() -> None:
-    """Limit what this process can use; the limits cannot be raised again."""
-    for what, most in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CPU, CPU_SECONDS),
-        (resource.RLIMIT_FSIZE, WRITTEN_BYTES),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-    ):
-        resource.setrlimit(what, (most, most))
-    os.nice(10)
-
-
-# --- convert ----------------------------------------------------------------------------------------------
-
-# A decompressor for each kind that joblib writes. Not joblib's own: its zlib reader never ends on a file that
-# has bytes behind the compressed data.
-DECOMPRESSORS: dict[bytes, tuple[str, Callable[[], Any]]] = {
-    b"\x1f\x8b": ("gzip", lambda: zlib.decompressobj(wbits=31)),
-    b"BZh": ("bz2", bz2.BZ2Decompressor),
-    b"\xfd7zXZ\x00": ("xz", lzma.LZMADecompressor),
-    b"\x5d\x00\x00": ("lzma", lzma.LZMADecompressor),
-    b"x": ("zlib", lambda: zlib.decompressobj(wbits=15)),
-}
-
-
-def unpacked(file: IO[bytes]) -> IO[bytes]:
-    """Give the pickle stream of a file, whatever it is compressed with; told by its first bytes, not its name."""
-    head = file.read(6)
-    file.seek(0)
-    if head.startswith(b"ZF"):
-        raise refused("model_format_too_old", "Written by a joblib from before 2016; dump it again with a present one.")
-    if head[:1] == b"\x80":
-        return file
-    known = next((known for magic, known in DECOMPRESSORS.items() if head.startswith(magic)), None)
-    if known is None:
-        raise refused("model_format_unknown", "This is no .skops, .joblib or .pkl file (pickle protocol 2 or newer).")
-    kind, make = known
-    try:
-        return _decompressed(file, make())
-    except (OSError, EOFError, lzma.LZMAError, zlib.error):
-        raise refused("model_truncated", f"The {kind} compression of the file is cut off or damaged.") from None
-
-
-def _decompressed(file: IO[bytes], decompressor: Any) -> IO[bytes]:  # noqa: ANN401 - three kinds, alike in use
-    whole = io.BytesIO()
-    while not decompressor.eof:
-        waiting = getattr(decompressor, "unconsumed_tail", b"")
-        chunk = waiting or (file.read(CHUNK_BYTES) if getattr(decompressor, "needs_input", True) else b"")
-        if not chunk and getattr(decompressor, "needs_input", True):
-            raise EOFError
-        whole.write(decompressor.decompress(chunk, CHUNK_BYTES))
-        if whole.tell() > UNPACKED_BYTES:
-            raise refused("model_unpacks_too_large", f"The file unpacks to more than {UNPACKED_BYTES // GIB} GiB.")
-    if decompressor.unused_data or file.read(1):
-        raise refused("model_damaged", "There are bytes behind the end of the compressed model.")
-    whole.seek(0)
-    return whole
-
-
-def unpickle(stream: IO[bytes]) -> Any:  # noqa: ANN401 - whatever the file holds
-    """Read a pickle in which only names of the server's own table may stand."""
-    from joblib.numpy_pickle import NumpyUnpickler  # noqa: PLC0415 - after the lock
-
-    from webapp import names  # noqa: PLC0415 - after the lock
-
-    class ExactNames(NumpyUnpickler):  # type: ignore[misc] # joblib has no types
-        def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class or function
-            full = f"{module}.{name}"
-            if name in {"NDArrayWrapper", "ZNDArrayWrapper"}:
-                raise refused("model_format_too_old", "Written by a joblib from before 2016; dump it again.")
-            if full not in names.PICKLE:
-                raise _unknown_names([full])
-            return super().find_class(module, name)
-
-        def persistent_load(self, _pid: object) -> NoReturn:
-            raise refused("model_unknown_names", "The file refers to objects outside itself.")
-
-    try:
-        return ExactNames("", stream, ensure_native_byte_order=True).load()
-    except Invalid:
-        raise
-    except (EOFError, IndexError):
-        raise refused("model_truncated", "The file ends before the model does.") from None
-    except Exception as error:
-        detail = f"The file cannot be read as a model ({type(error).__name__})."
-        raise refused("model_truncated" if "truncated" in str(error) else "model_damaged", detail) from error
-
-
-def _unknown_names(unknown: list[str]) -> Invalid:
-    findings = [{"name": name, "meaning": _meaning(name)} for name in unknown]
-    listed = ", ".join(unknown[:5])
-    code = "model_custom_code" if all(name.startswith("__main__.") for name in unknown) else "model_unknown_names"
-    return refused(code, f"The file names what a model file may not: {listed}. Nothing in it was run.", *findings)
-
-
-def _meaning(name: str) -> str:
-    module = name.partition(".")[0]
-    if module == "__main__":
-        return "A function or class of your own; it is not stored in the file. Use parts of scikit-learn instead."
-    if module in {"os", "posix", "nt", "subprocess", "builtins", "sys", "socket", "shutil", "runpy", "pty"}:
-        return "Runs commands or code when the file is opened. No scikit-learn model needs it."
-    if module == "pandas":
-        return "Data, not a model: training data goes in as a CSV reference."
-    if module in {"xgboost", "lightgbm", "catboost", "torch", "tensorflow", "keras"}:
-        return f"Belongs to {module}; only scikit-learn estimators are served."
-    return "Not among the names that scikit-learn estimators need."
-
-
-def convert(job: dict[str, Any]) -> dict[str, Any]:
-    """Read the model, and the scaler that goes before it, and write one estimator as `.skops`."""
-    import skops.io  # noqa: PLC0415 - after the lock
-    from sklearn.pipeline import Pipeline  # noqa: PLC0415
-
-    parts = {}
-    for part in ("scaler", "model"):
-        if part in job["files"]:
-            with os.fdopen(job["files"][part], "rb") as file:
-                parts[part] = _part(file)
-    estimator = parts["model"] if len(parts) == 1 else Pipeline(list(parts.items()))
-    try:
-        content = skops.io.dumps(estimator)
-    except Exception as error:
-        detail = f"The estimator cannot be written in the canonical form ({type(error).__name__})."
-        raise refused("model_estimator_unsupported", detail) from error
-    _write(job["out"], content)
-    return {}
-
-
-def _part(file: IO[bytes]) -> Any:  # noqa: ANN401 - an estimator, if all is well
-    head = file.read(2)
-    file.seek(0)
-    return load_skops(file.read()) if head == b"PK" else unpickle(unpacked(file))
+def _content(descriptor: int) -> bytes:
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read()
 
 
 def _write(descriptor: int, content: bytes) -> None:
@@ -176,72 +39,149 @@ def _write(descriptor: int, content: bytes) -> None:
         file.write(content)
 
 
-# --- prove ------------------------------------------------------------------------------------------------
+# --- Loading ----------------------------------------------------------------------------------------------
+
+
+class ExactNames(NumpyUnpickler):  # type: ignore[misc] # joblib has no types
+    """joblib's unpickler, for the names of the server's own table alone."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - a class or function
+        """Give what a name stands for."""
+        if f"{module}.{name}" not in names.PICKLE:
+            raise refused("model_unknown_names", f"The file names what a model file may not: {module}.{name}.")
+        return super().find_class(module, name)
+
+
+def unpickle(content: bytes | memoryview) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Open a pickle that was read before; here, too, only names of the server's own table are found."""
+    try:
+        return ExactNames("", io.BytesIO(content), ensure_native_byte_order=True).load()
+    except (Invalid, MemoryError):
+        raise
+    except Exception as error:
+        detail = f"The file cannot be opened as a model ({type(error).__name__})."
+        raise refused("model_damaged", detail) from error
 
 
 def load_skops(content: bytes) -> Any:  # noqa: ANN401 - an estimator, if all is well
-    """Load a `.skops` file in which only names of the server's own table may stand."""
-    import skops.io  # noqa: PLC0415 - after the lock
-
-    from webapp import artifacts, names  # noqa: PLC0415 - after the lock
-
+    """Load a `.skops` file that was read before, under the server's table of names."""
     try:
-        unknown = sorted(set(skops.io.get_untrusted_types(data=content)) - names.SKOPS)
-        estimator = None if unknown else artifacts.load(content)
+        return artifacts.load(content)
+    except (Invalid, MemoryError):
+        raise
     except Exception as error:
-        detail = f"The file cannot be read as a .skops model ({type(error).__name__})."
+        detail = f"The file cannot be loaded as a .skops model ({type(error).__name__})."
         raise refused("model_damaged", detail) from error
-    if unknown:
-        raise _unknown_names(unknown)
-    return estimator
 
 
-def prove(job: dict[str, Any]) -> dict[str, Any]:
-    """Load the `.skops` file, learn its signature, try it, and write the canonical file."""
-    import numpy  # noqa: PLC0415, ICN001 - after the lock; only its version is asked for
-    import sklearn  # noqa: PLC0415
-    import skops.io  # noqa: PLC0415
+def _dumped(estimator: Any) -> bytes:  # noqa: ANN401 - an estimator, if all is well
+    """Write an estimator in the canonical form."""
+    try:
+        content: bytes = skops.io.dumps(estimator)
+    except MemoryError:
+        raise
+    except Exception as error:
+        detail = f"The estimator cannot be written in the canonical form ({type(error).__name__})."
+        raise refused("model_estimator_unsupported", detail) from error
+    return content
 
-    from webapp.intake import trial  # noqa: PLC0415 - after the lock
 
-    started = time.perf_counter()
-    with os.fdopen(job["files"]["model"], "rb") as file:
-        estimator = load_skops(file.read())
-    reference = None
-    if "reference" in job["files"]:
-        with os.fdopen(job["files"]["reference"], "rb") as file:
-            reference = trial.read_reference(file, job["target"])
-    loaded_seconds = time.perf_counter() - started
-    changed = trial.normalise(estimator)
-    found = trial.run(estimator, reference, job["declared"])
-    _write(job["out"], skops.io.dumps(estimator))
-    versions = {"scikit-learn": sklearn.__version__, "numpy": numpy.__version__, "python": sys.version.split()[0]}
+# --- convert ----------------------------------------------------------------------------------------------
+
+
+def convert(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Read the model, and the scaler that goes before it, and write one estimator as `.skops`."""
+    tell({"stage": "reading"})
+    parts = [name for name in ("scaler", "model") if name in job["inputs"]]
+    parcels = {name: formats.unpack(_content(job["inputs"][name])) for name in parts}
+    try:
+        read = [_read(parcel, pickles=job["pickles"]) for parcel in parcels.values()]
+    except Invalid as invalid:
+        raise versions.explained(invalid) from None
+    model = parcels["model"]
+    library = versions.other_minor([facts["library"] for facts in read]) or read[-1]["library"]
+    if not job["expects"] and not model.expect:
+        versions.check(library)
+    tell({"stage": "converting"})
+    with versions.blamed(library):
+        loaded = {name: _loaded(parcel) for name, parcel in parcels.items()}
+        estimator = loaded["model"] if len(loaded) == 1 else Pipeline(list(loaded.items()))
+        content = _dumped(estimator)
+    _write(job["outputs"]["estimator"], content)
+    _write(job["outputs"]["reference"], model.reference)
+    _write(job["outputs"]["expect"], model.expect)
     return {
-        **found,
-        "estimator": trial.outline(estimator),
-        "load_seconds": round(loaded_seconds, 6),
-        "reference_rows": None if reference is None else len(reference),
-        "normalised": changed,
-        "versions": versions,
+        "format": model.form,
+        "library": library,
+        "other_minor": versions.is_other_minor(library),
+        "names": sum(facts["names"] for facts in read),
+        "objects": sum(facts["objects"] for facts in read),
+        "card": model.card,
+        "example": model.example,
     }
 
 
+def _read(parcel: Parcel, *, pickles: bool) -> dict[str, Any]:
+    """Look at everything in a file without running any of it; raise `Invalid` with all findings."""
+    if parcel.is_pickle and not pickles:
+        detail = (
+            "Over HTTP only .skops files are taken here: the server's kernel lacks a wall of the lock behind which"
+            " pickles are opened. Save it by skops.io.dump, or upload it on the server by `modelport models upload`."
+        )
+        raise refused("pickles_not_taken", detail)
+    if parcel.is_pickle:
+        found = reading.read(parcel.content, names.PICKLE)
+        return {"names": len(found.names), "objects": found.objects, "library": found.library or parcel.library}
+    seen = skops_reading.read(bytes(parcel.content), names.SKOPS_NODES)
+    return {"names": len(seen.names), "objects": seen.objects, "library": seen.library or parcel.library}
+
+
+def _loaded(parcel: Parcel) -> Any:  # noqa: ANN401 - an estimator, if all is well
+    return unpickle(parcel.content) if parcel.is_pickle else load_skops(bytes(parcel.content))
+
+
+# --- prove ------------------------------------------------------------------------------------------------
+
+
+def prove(job: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Load the `.skops` file, check it, learn its signature, try it, and write the canonical file and the proof."""
+    tell({"stage": "checking"})
+    inputs = {name: _content(descriptor) for name, descriptor in job["inputs"].items()}
+    with versions.blamed(job["library"]):
+        # The other child wrote it, and that one has seen hostile bytes.
+        skops_reading.read(inputs["estimator"], names.SKOPS_NODES)
+        loaded = trial.load(inputs["estimator"], load_skops)
+        material = trial.material(inputs.get("reference"), inputs.get("expect"), job)
+        tell({"stage": "trying"})
+        proven = trial.run(loaded.estimator, material)
+    _write(job["outputs"]["canonical"], _dumped(loaded.estimator))
+    _write(job["outputs"]["proof"], json.dumps(proven.proof).encode())
+    return {**loaded.report, **proven.report, "versions": versions.installed()}
+
+
 def main() -> None:
-    """Do the act named on the command line, and answer on stdout."""
-    lock()
+    """Lock the process, do the act named on the command line, and answer on stdout."""
     act, job = sys.argv[1], json.load(sys.stdin)
-    answer: dict[str, Any]
-    # Whatever is printed while a model is read must not look like the answer.
+    # Whatever is printed while a model is opened must not look like the answer.
     stdout, sys.stdout = sys.stdout, sys.stderr
+
+    def tell(document: dict[str, Any]) -> None:
+        stdout.write(json.dumps(document) + "\n")
+        stdout.flush()
+
+    if job["idle"]:
+        lock.step_back()
+    # Everything is imported before: behind the lock no file can be opened any more.
+    warm.up()
+    lock.close(lock.Limits())
     try:
-        answer = {"done": {"convert": convert, "prove": prove}[act](job)}
+        tell({"done": {"convert": convert, "prove": prove}[act](job, tell)})
     except Refusal as refusal:
-        answer = {"refused": {"code": refusal.code, "detail": refusal.detail, "findings": [], **refusal.more}}
+        more = {"findings": [], **refusal.more}
+        tell({"refused": {"code": refusal.code, "detail": refusal.detail, "findings": more["findings"]}})
     except MemoryError:
-        answer = {
-            "refused": {"code": "model_trial_memory", "detail": "The model needs too much memory.", "findings": []}
-        }
-    stdout.write(json.dumps(answer))
+        detail = "The model needs too much memory."
+        tell({"refused": {"code": "model_trial_memory", "detail": detail, "findings": []}})
 
 
 if __name__ == "__main__":

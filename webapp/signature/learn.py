@@ -235,11 +235,13 @@ def learn(
     *,
     reference: pd.DataFrame | None,
     declared: Sequence[Mapping[str, Any]],
+    representative: bool = True,
 ) -> Learned:
     """Learn what `estimator` takes and gives.
 
     `assemble` turns rows into the estimator's input. `declared` has one mapping per feature that the metadata
-    names, `{"name": ...}` at least. Raises `Invalid` when the parts contradict one another.
+    names, `{"name": ...}` at least. A reference that is not `representative` shows what rows look like, but not
+    what is usual. Raises `Invalid` when the parts contradict one another.
     """
     names, container = _names(estimator, [str(item["name"]) for item in declared], reference)
     columns = _reference_columns(reference, names, container)
@@ -251,7 +253,10 @@ def learn(
     if container == "text":
         known[names[0]] = TEXT
     features = tuple(
-        rules.declare(_learned(name, known.get(name), None if columns is None else columns[name]), stated.get(name, {}))
+        rules.declare(
+            _learned(name, known.get(name), None if columns is None else columns[name], representative=representative),
+            stated.get(name, {}),
+        )
         for name in names
     )
     draft = Signature(features, container, "", (), "none")
@@ -272,16 +277,19 @@ def learn(
     nullable = _nullable(draft, rows[0], refuses, one_matrix=not known and not _splits_columns(estimator))
     settled = {name for name, item in stated.items() if "nullable" in item}
     signature = _probed(draft, rows[0], refuses, nullable, settled)
-    notes = [] if columns is not None else ["no_reference"]
+    notes = [] if columns is not None and representative else ["no_reference"]
     return Learned(signature, rows, notes)
 
 
-def _learned(name: str, known: list[Any] | None, column: pd.Series[Any] | None) -> Feature:
+def _learned(name: str, known: list[Any] | None, column: pd.Series[Any] | None, *, representative: bool) -> Feature:
     if known == TEXT:
         # Nothing of it is remembered: that a sentence was never seen before says nothing.
         return Feature(name, kind="string")
     feature = Feature(name) if known is None else _from_categories(Feature(name), known)
-    return feature if column is None else _from_reference(feature, column)
+    if column is None:
+        return feature
+    seen = _from_reference(feature, column)
+    return seen if representative else replace(feature, kind=seen.kind)
 
 
 def _reference_columns(

@@ -1,0 +1,1 @@
+"""Runs that look for faults: long ones are started by hand, samples of them belong to the tests."""
