@@ -7,7 +7,7 @@ from flask_limiter import Limiter
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import health, keys, metrics, web
+from webapp import body, health, keys, metrics, web
 from webapp.admin import (
     account,
     audit,
@@ -35,6 +35,7 @@ from webapp.keys import KeyRing
 from webapp.limits import MmapStorage
 from webapp.predictions.spool import Spool
 from webapp.serving.runtime import Runtime
+from webapp.serving.turn import Turn
 from webapp.web import Parts
 
 # What anyone may ask without a key; everything else is closed.
@@ -66,7 +67,10 @@ def make_parts(settings: Settings) -> Parts:
     database = Database(settings.sqlalchemy_url, announce=signal.send)
     store = ArtifactStore(settings.artifact_store)
     runtime = Runtime(
-        store, settings.derive("versions"), on_load=lambda loaded: metrics.MODEL_LOAD.observe(loaded.load_seconds)
+        store,
+        settings.derive("versions"),
+        on_load=lambda loaded: metrics.MODEL_LOAD.observe(loaded.load_seconds),
+        turn=Turn(settings.run_dir / "load.lock").taken,
     )
     ring = KeyRing(settings.derive(keys.PEPPER))
     return Parts(
@@ -95,6 +99,7 @@ def create_app(settings: Settings) -> Flask:
     """Make the web application from complete settings (`config.prepare`)."""
     parts = make_parts(settings)
     app = Flask("webapp", static_folder=shipped("static"), template_folder=shipped("templates"))
+    app.request_class = body.Request
     app.config["TRUSTED_HOSTS"] = list(settings.trusted_hosts) or None
     web.install(app, parts)
     pages.install(app, settings)

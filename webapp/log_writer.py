@@ -18,6 +18,8 @@ from webapp.predictions import log, spool
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.1
+# Also after a pass that found something: on SQLite others wait for their turn to write.
+BREATH_SECONDS = 0.02
 RETRY_SECONDS = 1.0
 PIECE_RECORDS = 2000
 BEAT_SECONDS = 10.0
@@ -50,14 +52,13 @@ class LogWriter:
                 inserted = self.drain()
             except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
                 LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
-                inserted, pause = 0, RETRY_SECONDS
+                pause = RETRY_SECONDS
                 self._places = None
             else:
-                pause = IDLE_SECONDS
+                pause = BREATH_SECONDS if inserted else IDLE_SECONDS
             if stopping:
                 return
-            if not inserted:
-                self._stop.wait(pause)
+            self._stop.wait(pause)
 
     def _beat(self) -> None:
         """Say now and then that this process lives."""

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp import activation, audit, faults, fleet, intake, registry
-from webapp.activation import Asked, Convergence
+from webapp.activation import Asked, Convergence, Switched
 from webapp.artifacts import INCOMING, ArtifactStore
 from webapp.audit import Actor
 from webapp.catalog import ServedVersion
@@ -125,7 +125,28 @@ class Wish:
 def upload(
     desk: Desk, actor: Actor, wish: Wish, files: Upload, *, on_stage: Callable[[str], None] = lambda _stage: None
 ) -> Uploaded:
-    """Register the files as the next version of a model. Nothing is stored when they are refused."""
+    """Register the files as the next version of a model, and activate it if wished. Nothing is stored when refused."""
+    described, report = store(desk, actor, wish, files, on_stage=on_stage)
+    if not wish.activate:
+        return Uploaded(described, report)
+    switched, not_activated = _activate(desk, actor, wish.model, described["version"])
+    state = described if switched is None else {**described, "state": "active"}
+    return Uploaded(state, report, switched.workers if switched else None, not_activated)
+
+
+def store(
+    desk: Desk,
+    actor: Actor,
+    wish: Wish,
+    files: Upload,
+    *,
+    on_stage: Callable[[str], None] = lambda _stage: None,
+    on_version: Callable[[Session, int], None] = lambda _session, _number: None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Inspect the files and register them as the next version; give its public form and the inspection report.
+
+    `on_version` is told of its number in the transaction that makes it.
+    """
     registry.check_name(wish.model)
     label = wish.label or intake.label_of(files.metadata)
     registry.check_label(label)
@@ -162,18 +183,17 @@ def upload(
         )
         session.flush()
         faults.point("upload.registering")
-        described = registry.describe_version(version)
-    return _activated(desk, actor, described, report) if wish.activate else Uploaded(described, report)
+        on_version(session, version.number)
+        return registry.describe_version(version), version.report
 
 
-def _activated(desk: Desk, actor: Actor, stored: dict[str, Any], report: dict[str, Any]) -> Uploaded:
-    """Make a stored version the active one. What stands against that is said, and the version stays."""
-    asked = Asked(stored["model"], stored["version"], "activated with the upload")
+def _activate(desk: Desk, actor: Actor, name: str, number: int) -> tuple[Switched | None, str]:
+    """Make a stored version the active one; give why not, where something stands against it: the version stays."""
+    asked = Asked(name, number, "activated with the upload")
     try:
-        switched = activation.activate(desk.database, desk.load, actor, asked)
+        return activation.activate(desk.database, desk.load, actor, asked), ""
     except Conflict as conflict:
-        return Uploaded(stored, report, not_activated=conflict.detail)
-    return Uploaded({**stored, "state": "active"}, report, switched.workers)
+        return None, "" if conflict.code == "already_active" else conflict.detail
 
 
 def _with_reference_before(desk: Desk, wish: Wish, files: Upload, scratch: Path, stack: ExitStack) -> Upload:
@@ -227,13 +247,17 @@ def _with_rules_before(desk: Desk, name: str, inspected: Inspected) -> tuple[Sig
 def check_room(desk: Desk, coming_bytes: int) -> None:
     """Raise `Unavailable` when so many bytes more would be too much for the quarantine, or for its disk."""
     with desk.database.reading() as session:
-        waiting = sum(pending.bytes for pending in under_way(session))
-    if waiting + coming_bytes > desk.settings.max_waiting_bytes:
-        detail = f"Uploads of {waiting // MIB:,} MiB wait to be inspected; try again when some of them are done."
-        raise Unavailable("quarantine_full", detail)
+        _check_quota(desk, session, coming_bytes)
     # Twice: while it is inspected, it lies there rewritten, too.
     if shutil.disk_usage(desk.scratch()).free < 2 * coming_bytes + RESERVE_BYTES:
         raise Unavailable("disk_full", "The server's disk has no room for this upload.")
+
+
+def _check_quota(desk: Desk, session: Session, coming_bytes: int) -> None:
+    waiting = sum(pending.bytes for pending in under_way(session))
+    if waiting + coming_bytes > desk.settings.max_waiting_bytes:
+        detail = f"Uploads of {waiting // MIB:,} MiB wait to be inspected; try again when some of them are done."
+        raise Unavailable("quarantine_full", detail)
 
 
 # --- Uploads that wait for a worker -------------------------------------------------------------------------
@@ -246,7 +270,6 @@ def receive(desk: Desk, actor: Actor, wish: Wish, save: Mapping[str, tuple[str, 
     """
     registry.check_name(wish.model)
     registry.check_label(wish.label)
-    check_room(desk, 0)
     upload_id = secrets.token_hex(16)
     folder = desk.folder(upload_id)
     folder.mkdir(mode=0o700, parents=True)
@@ -254,9 +277,11 @@ def receive(desk: Desk, actor: Actor, wish: Wish, save: Mapping[str, tuple[str, 
         for part, (_, write) in save.items():
             write(folder / part)
         faults.point("upload.saved")
+        names = {part: name for part, (name, _) in save.items()}
+        weight = sum((folder / part).stat().st_size for part in save)
         with desk.database.transaction() as session:
-            names = {part: name for part, (name, _) in save.items()}
-            weight = sum((folder / part).stat().st_size for part in save)
+            # Once more: others may have come while the files were sent.
+            _check_quota(desk, session, weight)
             session.add(_pending(upload_id, actor, wish, names, weight))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -328,18 +353,13 @@ def renew(session: Session, upload_id: str, owner: str) -> None:
 
 def work(desk: Desk, pending: PendingUpload) -> None:
     """Bring a claimed upload to its end: a version, or a refusal that says why. The files leave quarantine."""
-
-    def note(stage: str) -> None:
-        with desk.database.transaction() as session:
-            _held(session, pending).stage = stage
-
-    version, refusal, not_activated = None, None, None
     actor = Actor(pending.actor, pending.address, pending.request_id)
-    wish = Wish(pending.model, pending.label, pending.target, pending.activate, pending.keep_reference, over_http=True)
+    refusal, not_activated = None, ""
     try:
-        _check_attempts(pending)
-        done = upload(desk, actor, wish, _files(desk, pending), on_stage=note)
-        version, not_activated = done.version["version"], done.not_activated or None
+        # Where a worker ended between storing and activating, another goes on from there.
+        number = pending.version or _stored_of(desk, actor, pending)
+        if pending.activate:
+            _, not_activated = _activate(desk, actor, pending.model, number)
     except Unavailable:
         # Not the file's fault: the lease runs out, and another attempt is made.
         raise
@@ -347,11 +367,28 @@ def work(desk: Desk, pending: PendingUpload) -> None:
         refusal = {"code": refused.code, "detail": refused.detail, "findings": [], **refused.more}
     with desk.database.transaction() as session:
         row = _held(session, pending)
-        row.done_at, row.version, row.refusal, row.not_activated = now(), version, refusal, not_activated
+        row.done_at, row.refusal, row.not_activated = now(), refusal, not_activated or None
         if refusal:
             audit.record(session, actor, "models.upload_refused", pending.model, code=refusal["code"])
     faults.point("upload.ended")
     shutil.rmtree(desk.folder(pending.id), ignore_errors=True)
+
+
+def _stored_of(desk: Desk, actor: Actor, pending: PendingUpload) -> int:
+    """Make a version of a claimed upload's files; its row knows the version as soon as there is one."""
+
+    def note(stage: str) -> None:
+        with desk.database.transaction() as session:
+            _held(session, pending).stage = stage
+
+    def note_version(session: Session, number: int) -> None:
+        _held(session, pending).version = number
+
+    _check_attempts(pending)
+    wish = Wish(pending.model, pending.label, pending.target, keep_reference=pending.keep_reference, over_http=True)
+    described, _ = store(desk, actor, wish, _files(desk, pending), on_stage=note, on_version=note_version)
+    number: int = described["version"]
+    return number
 
 
 def _held(session: Session, pending: PendingUpload) -> PendingUpload:
@@ -389,13 +426,13 @@ def _files(desk: Desk, pending: PendingUpload) -> Upload:
 
 def describe(pending: PendingUpload) -> dict[str, Any]:
     """Give the public form of an upload."""
-    state = "refused" if pending.refusal else "stored" if pending.version else "processing"
+    state = "refused" if pending.refusal else "stored" if pending.done_at else "processing"
     return {
         "id": pending.id,
         "model": pending.model,
         "status": state,
         "stage": pending.stage if state == "processing" else None,
-        "version": pending.version,
+        "version": pending.version if pending.done_at else None,
         "not_activated": pending.not_activated,
         "error": pending.refusal,
     }

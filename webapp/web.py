@@ -103,6 +103,7 @@ def install(app: Flask, made: Parts) -> None:
     """Give an application what every HTTP door relies on."""
     app.extensions["modelport"] = made
     app.config["MAX_CONTENT_LENGTH"] = made.settings.max_body_bytes
+    app.config["FILES_FOLDER"] = made.settings.quarantine_dir
     app.json.sort_keys = False  # type: ignore[attr-defined] # the default provider has it
     app.json.compact = True  # type: ignore[attr-defined] # the default provider has it
     if hops := made.settings.trusted_proxies:

@@ -81,7 +81,7 @@ class Server:
         assert self.process.poll() is None, self.log.read_text()
         try:
             return requests.get(f"{self.url}/readyz", timeout=5).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:

@@ -86,7 +86,7 @@ def show(upload_id: str) -> AnyResponse:
     """Show how far an upload is; one that became a version is shown as that."""
     with web.parts().database.reading() as session:
         pending = uploads.get_upload(session, upload_id)
-    if pending.version is not None:
+    if pending.version is not None and pending.done_at:
         return _to_version(pending)
     if "HX-Request" in request.headers and pending.refusal is None:
         return page("uploads/progress.html", **_progress(pending))

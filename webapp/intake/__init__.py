@@ -197,7 +197,7 @@ def _check_sizes(upload: Upload, max_bytes: int) -> None:
     for path in filter(None, (upload.model, upload.scaler, upload.reference, upload.expect)):
         size = path.stat().st_size
         if size == 0:
-            raise Invalid("model_format_unknown", f"{upload.called(path)} is empty.")
+            raise Invalid("model_format_unknown", f"{upload.called(path)} is empty.", more={"findings": []})
         if size > max_bytes:
             shown = upload.called(path)
             raise TooLarge("upload_too_large", f"{shown} has {size // MIB} MiB; at most {max_bytes // MIB} are taken.")
