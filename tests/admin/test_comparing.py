@@ -55,7 +55,7 @@ def test_a_viewer_sees_what_the_newest_version_says_otherwise(two: House) -> Non
     assert "Refused by v2 1 by v1: 0, of 6 rows" in page.text
     assert "age: Must be from 25 to 120." in page.text
     assert "Rows with another answer" in page.text
-    assert re.search(r"max_depth none 3\b", page.text)
+    assert re.search(r"max_depth None 3\b", page.text)
     assert "accuracy 0.75 0.5 -0.25" in page.text
     assert "1 breaking" in page.text
 

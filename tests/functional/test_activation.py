@@ -105,8 +105,9 @@ def test_processes_of_a_server_that_are_killed_in_the_middle_leave_the_old_state
     assert isinstance(attempt(partial(upload, server, key, tmp_path / "5.joblib")), str)
     assert server.rows("SELECT id FROM uploads") == []
     (tmp_path / "upload.ended").touch()
-    assert eventually(lambda: attempt(partial(upload, server, key, tmp_path / "5.joblib"))) == 202
-    assert eventually(partial(server.rows, "SELECT version FROM uploads WHERE done_at IS NOT NULL")) == [(5,)]
+    eventually(lambda: attempt(partial(upload, server, key, tmp_path / "5.joblib")) == 202)
+    ended = partial(server.rows, "SELECT version FROM uploads WHERE done_at IS NOT NULL")
+    assert eventually(ended, within_seconds=120) == [(5,)]
     eventually(lambda: not (tmp_path / "upload.ended").exists())
     # Of both attempts the files are left; they are removed when they are old.
     assert len(list((server.data_dir / "quarantine").iterdir())) == 2
