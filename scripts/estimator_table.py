@@ -48,12 +48,14 @@ from webapp.signature import Signature
 from webapp.signature.check import Checker
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "estimators.md"
-# Beside the plain configuration, so many that are expected to be accepted; those on data that says most come first.
-MOST_OTHERS = 2
-OTHER_DATA = ("frame", "labels", "holes", "gaps", "gaps numbers", "multilabel", "targets", "sparse", "sparse numbers")
+# Beside the plain configuration, so many that are expected to be accepted; data with names of columns comes first.
+MOST_OTHERS = 1
+OTHER_DATA = ("frame", "labels", "targets", "multilabel", "holes", "gaps", "gaps numbers", "sparse", "sparse numbers")
 # All rows are asked at once, and one of so many alone.
 ALONE_EVERY = 15
 PAGE_CHARACTERS = 120
+# In front of a classifier: one would give it a million columns, the other none where no value is missing.
+IN_FRONT = {"HashingVectorizer": {"n_features": 1024}, "MissingIndicator": {"features": "all"}}
 
 # Why an estimator is refused in every configuration, and the way out.
 REASONS = {
@@ -103,9 +105,9 @@ OPTIONS = [
         "early stopping with `scoring=None`",
         f"{CIRCLE} Use `scoring='loss'`.",
     ),
-    ("KMeans", "on single", "training with float32", SINGLE),
-    ("MiniBatchKMeans", "on single", "training with float32", SINGLE),
-    ("NMF", "on single", "training with float32", SINGLE),
+    ("KMeans", "on single", "float32 data", SINGLE),
+    ("MiniBatchKMeans", "on single", "float32 data", SINGLE),
+    ("NMF", "on single", "float32 data", SINGLE),
     (
         "OneHotEncoder",
         "on single",
@@ -255,10 +257,7 @@ def _rank(case: Case) -> int:
 
 
 def _before_a_model(case: Case) -> Case:
-    transformer = case.estimator
-    if case.label == "MissingIndicator":
-        # Else it gives nothing to a classifier, where no value is missing.
-        transformer = clone(transformer).set_params(features="all")
+    transformer = clone(case.estimator).set_params(**IN_FRONT.get(case.label, {}))
     # What selects columns finds one that says something among the codes at the latest.
     return Case(case.label, Pipeline([("transformer", transformer), ("model", LOGISTIC)]), (*case.samples, "codes"))
 
@@ -281,7 +280,7 @@ def _examine(tried: Trial) -> Result | None:
     except Invalid as invalid:
         return replace(result, refusal=invalid.detail)
     # Not the fitted one: files do not keep every layout of arrays in memory, and sums over another round differently.
-    estimator = joblib.load(file)
+    estimator = joblib.load(io.BytesIO(file.getvalue()))
     trial.normalise(estimator)
     try:
         return replace(result, difference=_difference(estimator, inputs, frame, predictor, learned))
@@ -375,7 +374,11 @@ def _expected(estimator: Any, rows: Any, count: int) -> list[list[Any]]:
     answers: list[list[Any]] = np.asarray(estimator.predict(rows)).reshape(count, -1).tolist()
     if not is_classifier(estimator) or not hasattr(estimator, "predict_proba"):
         return answers
-    tables = estimator.predict_proba(rows)
+    try:
+        tables = estimator.predict_proba(rows)
+    except ValueError:
+        # With some options it has none, and says so only when asked.
+        return answers
     side_by_side = np.hstack(tables) if isinstance(tables, list) else np.asarray(tables)
     return [answer + shares for answer, shares in zip(answers, side_by_side.tolist(), strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from sklearn.utils import all_estimators
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "estimators.md"
+WAY_OUT = re.compile(r"\. (Choose|Encode|Give|Name|Save|Train|Use) .*\.$")
 
 
 @pytest.fixture(scope="module")
@@ -69,5 +71,5 @@ def test_what_is_refused_has_a_reason_and_a_way_out() -> None:
         if len(set(tried)) == 1 and accepted != "no":
             assert not refused, kind
         else:
-            assert refused.endswith("."), kind
+            assert WAY_OUT.search(refused), kind
         assert exact == ("-" if accepted == "no" else "yes"), kind
