@@ -7,6 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.admin.conftest import SIGNATURE, House, Page
+from tests.conftest import eventually
 from tests.test_rules import features
 from webapp import registry
 from webapp.admin.signature_form import KINDS, Draft
@@ -233,5 +234,4 @@ def test_rules_that_are_saved_are_stored_and_enforced(lived_in: House) -> None:
     stored = from_dict(row.signature)
     assert (stored.features[0].minimum, stored.features[0].description) == (21.0, "in years")
     assert stored.features[1] == SIGNATURE.features[1]
-    lived_in.parts.follower.catch_up(loaded=True)
-    assert lived_in.parts.follower.served("churn", number).signature == stored
+    eventually(lambda: lived_in.parts.follower.served("churn", number).signature == stored)
