@@ -17,13 +17,14 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from webapp import app as composition
-from webapp import registry, uploads
+from webapp import registry
 from webapp.artifacts import ArtifactStore
 from webapp.audit import Actor, AuditRecord
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.errors import Invalid, NotFound, Unavailable
-from webapp.uploads import LEASE, MOST_ATTEMPTS, Desk, PendingUpload, Wish
+from webapp.uploads import Desk, Wish, waiting
+from webapp.uploads.waiting import LEASE, MOST_ATTEMPTS, PendingUpload
 from webapp.worker import Inspector
 
 ANN = Actor("user:ann", "192.0.2.7", "request-of-ann")
@@ -49,7 +50,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of leases."""
     made = Clock()
-    monkeypatch.setattr(uploads, "now", made)
+    monkeypatch.setattr(waiting, "now", made)
     return made
 
 
@@ -71,24 +72,24 @@ def writes(content: bytes) -> Callable[[Path], None]:
 def receive(desk: Desk, content: bytes = b"", model: str = "churn", name: str = "model.joblib", **parts: bytes) -> str:
     """Take in a file; an empty one is refused without opening it."""
     files = {"file": (name, writes(content))} | {part: (part, writes(given)) for part, given in parts.items()}
-    return uploads.receive(desk, ANN, Wish(model), files)
+    return waiting.receive(desk, ANN, Wish(model), files)
 
 
 def claim(desk: Desk, owner: str = ONE) -> str | None:
     """Take the next lease; give the id of the upload."""
     with desk.database.transaction() as session:
-        pending = uploads.claim(session, owner)
+        pending = waiting.claim(session, owner)
         return pending.id if pending else None
 
 
 def row(desk: Desk, upload_id: str) -> PendingUpload:
     with desk.database.reading() as session:
-        return uploads.get_upload(session, upload_id)
+        return waiting.get_upload(session, upload_id)
 
 
 def work(desk: Desk, upload_id: str) -> PendingUpload:
     """Work on a claimed upload; give what became of it."""
-    uploads.work(desk, row(desk, upload_id))
+    waiting.work(desk, row(desk, upload_id))
     return row(desk, upload_id)
 
 
@@ -127,7 +128,7 @@ def test_files_wait_under_the_names_of_their_parts(desk: Desk) -> None:
     found = row(desk, upload_id)
     assert found.names == {"file": "../../../etc/cron.d/evil", "reference": "reference"}
     assert (found.actor, found.address, found.request_id) == (ANN.name, ANN.address, ANN.request_id)
-    assert uploads.describe(found) == {
+    assert waiting.describe(found) == {
         "id": upload_id,
         "model": "churn",
         "status": "processing",
@@ -143,28 +144,28 @@ def test_what_cannot_be_saved_leaves_nothing(desk: Desk) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        uploads.receive(desk, ANN, Wish("churn"), {"file": ("m", writes(b"x")), "scaler": ("s", full)})
+        waiting.receive(desk, ANN, Wish("churn"), {"file": ("m", writes(b"x")), "scaler": ("s", full)})
     with database_away(desk), pytest.raises(Unavailable):
         receive(desk)
     assert quarantined(desk) == []
     with desk.database.reading() as session:
-        assert uploads.under_way(session) == []
+        assert waiting.under_way(session) == []
 
 
 @pytest.mark.parametrize("wish", [Wish("No Name"), Wish("../up"), Wish("churn", label="a b"), Wish("churn", label="7")])
 def test_a_wish_that_cannot_come_true_is_refused_before_anything_is_saved(desk: Desk, wish: Wish) -> None:
     with pytest.raises(Invalid):
-        uploads.receive(desk, ANN, wish, {"file": ("m", writes(b"x"))})
+        waiting.receive(desk, ANN, wish, {"file": ("m", writes(b"x"))})
     assert not desk.settings.quarantine_dir.exists()
 
 
 def test_an_upload_is_there_for_its_own_model(desk: Desk) -> None:
     upload_id = receive(desk)
     with desk.database.reading() as session:
-        assert uploads.get_upload(session, upload_id, "churn").id == upload_id
+        assert waiting.get_upload(session, upload_id, "churn").id == upload_id
         for asked in ((upload_id, "pricing"), ("nothing", None), ("../x", None)):
             with pytest.raises(NotFound):
-                uploads.get_upload(session, *asked)
+                waiting.get_upload(session, *asked)
 
 
 # --- Leases -------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_a_lease_is_renewed_by_its_owner_only(desk: Desk, clock: Clock) -> None:
     for owner, until in ((OTHER, EARLY + LEASE), (ONE, EARLY + LEASE + 20 * SECOND)):
         clock.time = EARLY + 20 * SECOND
         with desk.database.transaction() as session:
-            uploads.renew(session, upload_id, owner)
+            waiting.renew(session, upload_id, owner)
         assert row(desk, upload_id).leased_until == until
     clock.time = EARLY + LEASE + SECOND
     assert claim(desk, OTHER) is None
@@ -210,7 +211,7 @@ def test_a_file_that_ends_its_worker_is_given_up_after_three_times(desk: Desk, c
         assert claim(desk) == upload_id
         clock.wait(LEASE + SECOND)
     assert claim(desk) == upload_id
-    found = uploads.describe(work(desk, upload_id))
+    found = waiting.describe(work(desk, upload_id))
     assert (found["status"], found["error"]["code"]) == ("refused", "model_trial_failed")
     assert "3 times" in found["error"]["detail"]
     assert (versions(desk), quarantined(desk), claim(desk)) == ([], [], None)
@@ -226,17 +227,17 @@ def test_a_file_becomes_a_version_and_leaves_quarantine(desk: Desk, tmp_path: Pa
         "file": ("iris (final).joblib", writes(file.read_bytes())),
         "metadata": ("m", writes(b'{"accuracy": 0.9}')),
     }
-    upload_id = uploads.receive(desk, ANN, Wish("iris", label="spring", activate=True), files)
+    upload_id = waiting.receive(desk, ANN, Wish("iris", label="spring", activate=True), files)
     assert claim(desk) == upload_id
 
     found = work(desk, upload_id)
 
-    assert uploads.describe(found)["status"] == "stored"
+    assert waiting.describe(found)["status"] == "stored"
     assert (found.version, found.refusal, found.done_at) == (1, None, EARLY)
     assert quarantined(desk) == []
     assert claim(desk) is None
     with desk.database.reading() as session:
-        assert uploads.under_way(session) == []
+        assert waiting.under_way(session) == []
         model = registry.get_model(session, "iris")
         version = registry.get_version(session, model, 1)
         assert (model.active_number, version.label, version.card) == (1, "spring", {"accuracy": 0.9})
@@ -258,7 +259,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_is_refused_says_why_and_leaves_quarantine(desk: Desk, files: dict[str, Any], code: str) -> None:
     upload_id = receive(desk, **files)
     claim(desk)
-    found = uploads.describe(work(desk, upload_id))
+    found = waiting.describe(work(desk, upload_id))
     assert (found["status"], found["error"]["code"], found["version"]) == ("refused", code, None)
     assert isinstance(found["error"]["findings"], list)
     assert found["error"]["detail"]
@@ -272,7 +273,7 @@ def test_without_the_database_an_upload_waits_for_another_attempt(desk: Desk, cl
     claim(desk)
     pending = row(desk, upload_id)
     with database_away(desk), pytest.raises(Unavailable):
-        uploads.work(desk, pending)
+        waiting.work(desk, pending)
     assert quarantined(desk) == [upload_id, f"{upload_id}/file"]
     assert row(desk, upload_id).done_at is None
     assert claim(desk) is None
@@ -289,7 +290,7 @@ def test_who_lost_the_lease_does_not_end_the_upload(desk: Desk, clock: Clock) ->
     clock.wait(LEASE + SECOND)
     claim(desk, OTHER)
     with pytest.raises(Unavailable, match="lease_lost"):
-        uploads.work(desk, pending)
+        waiting.work(desk, pending)
     assert row(desk, upload_id).done_at is None
     assert quarantined(desk) == [upload_id, f"{upload_id}/file"]
 

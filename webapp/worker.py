@@ -15,13 +15,13 @@ from typing import Any
 
 import sqlalchemy.exc
 
-from webapp import fleet, jobs, uploads
+from webapp import fleet, jobs
 from webapp.db import Session
 from webapp.errors import Invalid, Problem, Refusal, Unavailable
 from webapp.jobs import Chunk, Job
 from webapp.predictions.spool import Origin, record
 from webapp.serving.runtime import Answer, LoadedVersion
-from webapp.uploads import Desk
+from webapp.uploads import Desk, sweeping, waiting
 from webapp.web import Parts
 
 LOG = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class Inspector(Loop):
         """Remove now and then what uploads left behind; the loop beside this one says that the process lives."""
         if time.monotonic() - self._beat > SWEEP_SECONDS:
             self._beat = time.monotonic()
-            if left := uploads.sweep(self._parts.desk):
+            if left := sweeping.sweep(self._parts.desk):
                 LOG.info("worker.swept", extra={"names": left})
 
     def work_once(self) -> bool:
@@ -104,14 +104,14 @@ class Inspector(Loop):
         made = self._parts
         # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
         with made.database.reading() as session:
-            if not uploads.under_way(session):
+            if not waiting.under_way(session):
                 return False
         with made.database.transaction() as session:
-            pending = uploads.claim(session, self._owner)
+            pending = waiting.claim(session, self._owner)
         if pending is None:
             return False
-        with self._holding(lambda session: uploads.renew(session, pending.id, self._owner), uploads.LEASE):
-            uploads.work(Desk(made.settings, made.database, made.artifacts), pending)
+        with self._holding(lambda session: waiting.renew(session, pending.id, self._owner), waiting.LEASE):
+            waiting.work(Desk(made.settings, made.database, made.artifacts), pending)
         LOG.info("worker.upload", extra={"upload": pending.id, "model": pending.model})
         return True
 

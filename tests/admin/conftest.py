@@ -30,14 +30,14 @@ from werkzeug.routing.converters import AnyConverter
 from werkzeug.test import TestResponse
 
 from webapp import app as composition
-from webapp import config, jobs, keys, passwords, registry, second_factor, uploads, users
+from webapp import config, jobs, keys, passwords, registry, second_factor, users
 from webapp.admin.guard import SAFE_METHODS
 from webapp.audit import Actor, AuditRecord
 from webapp.config import Settings
 from webapp.db import Base, Session
 from webapp.predictions import log
 from webapp.signature import Feature, Output, Signature
-from webapp.uploads import Wish
+from webapp.uploads import Wish, waiting
 from webapp.users import User
 from webapp.web import Parts
 
@@ -400,7 +400,7 @@ class House:
     def upload(self, name: str = "model.joblib", model: str = "churn") -> str:
         """Bring in a file that nobody inspects."""
         files = {"file": (name, lambda path: path.write_bytes(b"not inspected"))}
-        return uploads.receive(self.parts.desk, TESTER, Wish(model), files)
+        return waiting.receive(self.parts.desk, TESTER, Wish(model), files)
 
     def prediction(self, number: int = 1, **more: Any) -> str:
         """Insert a prediction into the log."""

@@ -15,9 +15,10 @@ from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from tests.admin.conftest import DEEDS, PASSWORD, TESTER, Browser, House, admin_rules, paths, unsafe
-from webapp import audit, uploads
+from webapp import audit
 from webapp.audit import AuditRecord
 from webapp.db import Base, Session
+from webapp.uploads import waiting
 
 # What is no change of the installation: trying a version, how a page looks, and ending one's own sessions.
 NOT_NOTED = {"try a version", "switch the theme", "sign out", "sign out elsewhere", "upload a file"}
@@ -96,7 +97,7 @@ def test_an_upload_is_noted_as_its_persons_when_a_worker_has_inspected_it(
     fields |= {"model": "iris", "file": (io.BytesIO((tmp_path / "iris.joblib").read_bytes()), "iris.joblib")}
     answer = browser.post("/admin/upload", {**fields, **({"activate": "1"} if activate else {})})
     before = len(house.audited())
-    uploads.work(house.parts.desk, house.change(lambda session: uploads.claim(session, "a worker")))
+    waiting.work(house.parts.desk, house.change(lambda session: waiting.claim(session, "a worker")))
     rows = newer(house, before)
     assert [(row.action, row.subject) for row in rows] == [
         ("models.upload", "iris/1"),

@@ -15,8 +15,8 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.test import TestResponse, encode_multipart
 
 from tests.admin.conftest import BASE, DEEDS, PASSWORD, RECORD, Browser, Deed, House, Page
-from webapp import uploads
 from webapp.predictions import log
+from webapp.uploads import waiting
 
 FOREIGN_SITES = [
     {"Sec-Fetch-Site": "cross-site"},
@@ -383,8 +383,8 @@ def test_a_file_above_the_limit_that_came_through_is_refused_by_its_inspection(n
     house = new_house(max_upload_bytes=64 * KIB)
     browser = house.operator
     place = upload(browser, b"x" * 65 * KIB).location
-    pending = house.change(lambda session: uploads.claim(session, "a worker"))
-    uploads.work(house.parts.desk, pending)
+    pending = house.change(lambda session: waiting.claim(session, "a worker"))
+    waiting.work(house.parts.desk, pending)
     page = browser.page(place)
     assert "upload_too_large" in page.text
     assert list(house.settings.quarantine_dir.iterdir()) == []

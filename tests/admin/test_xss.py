@@ -30,9 +30,10 @@ from tests.admin.conftest import (
     serving,
     unsafe,
 )
-from webapp import audit, db, fleet, jobs, logs, uploads, users
+from webapp import audit, db, fleet, jobs, logs, users
 from webapp.audit import Actor
 from webapp.signature import Feature, Output, Signature
+from webapp.uploads import waiting
 
 # Short enough to be shown again by forms, and each begins with what it is about.
 PAYLOADS = {
@@ -152,7 +153,7 @@ def refuse(session: Any, upload_id: str, text: str) -> None:
     """Refuse an upload for what its file says."""
     findings = [{"name": text, "meaning": text, "code": text}]
     refusal = {"code": text, "detail": text, "findings": findings}
-    pending = uploads.get_upload(session, upload_id)
+    pending = waiting.get_upload(session, upload_id)
     pending.done_at, pending.refusal = db.now(), refusal
 
 
@@ -481,7 +482,7 @@ def test_the_name_of_a_file_is_a_label_and_no_path(house: House, name: str, labe
     answer = browser.post("/admin/upload", {**fields, "model": "new", "file": (io.BytesIO(b"x"), name)})
     assert answer.status_code == 303, Page(answer.text).text
     upload_id = answer.location.rpartition("/")[2]
-    pending = house.look(lambda session: uploads.get_upload(session, upload_id))
+    pending = house.look(lambda session: waiting.get_upload(session, upload_id))
     assert pending.names == {"file": label}
     folder = house.settings.quarantine_dir
     assert [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))] == [

@@ -34,7 +34,7 @@ from webapp.artifacts import ArtifactStore
 from webapp.db import Database
 from webapp.intake import Upload
 from webapp.serving.runtime import Runtime
-from webapp.uploads import Desk, Wish
+from webapp.uploads import Desk, Wish, sweeping, waiting
 
 # Where a process is killed that activates version 2, and the version that is active then: nothing between the two.
 ACTIVATION_POINTS = {
@@ -197,17 +197,17 @@ def test_what_nobody_needs_is_removed_when_it_is_old_and_nothing_else(desk: tupl
     unnamed = next(stock.folder.glob(f"??/{unnamed.name}"))
     half, kept = stock.folder / "incoming-1", stock.path(1)
     left = made.scratch() / "0123"
-    waiting = uploads.receive(made, TESTER, Wish(MODEL), {"file": ("a.joblib", lambda path: path.touch())})
+    coming = waiting.receive(made, TESTER, Wish(MODEL), {"file": ("a.joblib", lambda path: path.touch())})
     half.touch()
     left.mkdir()
     (left / "file").touch()
-    assert uploads.sweep(made) == []
-    for path in (unnamed, half, left, made.folder(waiting), *stock.folder.glob("??/*")):
+    assert sweeping.sweep(made) == []
+    for path in (unnamed, half, left, made.folder(coming), *stock.folder.glob("??/*")):
         os.utime(path, (0, 0))
-    assert set(uploads.sweep(made)) == {unnamed.name, half.name, left.name}
+    assert set(sweeping.sweep(made)) == {unnamed.name, half.name, left.name}
     assert [path.exists() for path in (unnamed, half, left)] == [False] * 3
     assert kept.exists()
-    assert made.folder(waiting).exists()
+    assert made.folder(coming).exists()
     activated(2, made)
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from webapp import activation, audit, fleet, jobs, keys, registry, uploads, web
+from webapp import activation, audit, fleet, jobs, keys, registry, web
 from webapp.admin.guard import blueprint, me, needs
 from webapp.admin.pages import page
 from webapp.audit import AuditRecord
 from webapp.db import Session
 from webapp.predictions import traffic
 from webapp.predictions.traffic import Series
+from webapp.uploads import waiting
 
 door: Blueprint = blueprint("dashboard")
 
@@ -80,4 +81,4 @@ def _changes(session: Session) -> list[AuditRecord]:
 
 def _running(session: Session) -> dict[str, Any]:
     lines = [line for line in jobs.lines(session, 20) if line.progress.status == "processing"]
-    return {"jobs": lines, "uploads": uploads.under_way(session)}
+    return {"jobs": lines, "uploads": waiting.under_way(session)}

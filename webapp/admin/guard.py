@@ -11,10 +11,11 @@ from flask_login import UserMixin, current_user
 from flask_wtf import CSRFProtect
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import body, uploads, users, web
+from webapp import body, users, web
 from webapp.audit import Actor
 from webapp.errors import Forbidden, Malformed
 from webapp.registry import MOST_NUMBER
+from webapp.uploads import waiting
 from webapp.users import SignedIn
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -116,7 +117,7 @@ def guard() -> AnyResponse | None:
         _check_own_site()
         if hasattr(view, "takes_files"):
             # Before the token is looked for, which reads the form.
-            uploads.check_room(web.parts().desk, request.content_length or 0)
+            waiting.check_room(web.parts().desk, request.content_length or 0)
             body.admit(web.parts().settings.max_upload_bytes)
         csrf.protect()
     _check_characters()

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import activation, registry, uploads, web
+from webapp import activation, registry, web
 from webapp.activation import Asked, Back, Convergence, Switched
 from webapp.admin import calls
 from webapp.admin.guard import actor, blueprint, form, needs, small_number
@@ -24,6 +24,7 @@ from webapp.registry import Activation, Model, Version, WayBack
 from webapp.serving import trial
 from webapp.signature import Signature, from_dict
 from webapp.signature.compare import Difference, differences
+from webapp.uploads import waiting
 
 door: Blueprint = blueprint("registry")
 
@@ -39,8 +40,8 @@ def index() -> Response:
     with web.parts().database.reading() as session:
         lines = registry.model_lines(session)
         totals = {total.model: total for total in traffic.totals(session, datetime.now(UTC) - DAY)}
-        waiting = [*uploads.under_way(session), *uploads.lately_refused(session)]
-    return page("registry/index.html", lines=lines, totals=totals, uploads=waiting)
+        uploads = [*waiting.under_way(session), *waiting.lately_refused(session)]
+    return page("registry/index.html", lines=lines, totals=totals, uploads=uploads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ from typing import Any
 from flask import Blueprint, Response, flash, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import body, registry, uploads, web
+from webapp import body, registry, web
 from webapp.admin.guard import actor, blueprint, form, needs, takes_files
 from webapp.admin.pages import page
 from webapp.errors import Invalid
 from webapp.intake import report
-from webapp.uploads import PARTS, STAGES, PendingUpload, Wish
+from webapp.uploads import Wish, waiting
+from webapp.uploads.waiting import PARTS, STAGES, PendingUpload
 
 door: Blueprint = blueprint("uploads")
 
@@ -59,7 +60,7 @@ def create() -> AnyResponse:
         registry.check_label(wish.label)
         files = body.files(PARTS)
         _check_kind(files["file"][0])
-        upload_id = uploads.receive(web.parts().desk, actor(), wish, files)
+        upload_id = waiting.receive(web.parts().desk, actor(), wish, files)
     except Invalid as refusal:
         return _form_page(typed, {_FIELDS.get(refusal.code, ""): refusal.detail})
     return redirect(url_for("admin_uploads.show", upload_id=upload_id), code=303)
@@ -85,7 +86,7 @@ _FIELDS = {
 def show(upload_id: str) -> AnyResponse:
     """Show how far an upload is; one that became a version is shown as that."""
     with web.parts().database.reading() as session:
-        pending = uploads.get_upload(session, upload_id)
+        pending = waiting.get_upload(session, upload_id)
     if pending.version is not None and pending.done_at:
         return _to_version(pending)
     if "HX-Request" in request.headers and pending.refusal is None:

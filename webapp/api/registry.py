@@ -7,13 +7,13 @@ from typing import Any
 from flask import Response, g, jsonify, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import activation, body, registry, uploads, web
+from webapp import activation, body, registry, web
 from webapp.activation import Asked, Back, Switched
 from webapp.api import blueprint, requires
 from webapp.audit import Actor
 from webapp.errors import Invalid, Problem
 from webapp.serving.compare import Side, compare
-from webapp.uploads import Wish
+from webapp.uploads import Wish, waiting
 
 door = blueprint("registry")
 
@@ -94,11 +94,11 @@ def upload(name: str) -> tuple[Response, int]:
     """Take in a model file as the next version; a worker inspects it."""
     g.key.require_model(name)
     made = web.parts()
-    uploads.check_room(made.desk, request.content_length or 0)
+    waiting.check_room(made.desk, request.content_length or 0)
     body.admit(made.settings.max_upload_bytes)
-    files = body.files(uploads.PARTS)
+    files = body.files(waiting.PARTS)
     wish = Wish(name, request.form.get("label"), request.form.get("target"), activate=False)
-    upload_id = uploads.receive(made.desk, _actor(), wish, files)
+    upload_id = waiting.receive(made.desk, _actor(), wish, files)
     status_url = url_for("registry.uploaded", name=name, upload_id=upload_id)
     answer = jsonify(id=upload_id, model=name, status="processing", status_url=status_url)
     answer.headers["Location"] = status_url
@@ -111,7 +111,7 @@ def uploaded(name: str, upload_id: str) -> Response:
     """Say how far an upload is: the version it became, or why it was refused."""
     g.key.require_model(name)
     with web.parts().database.reading() as session:
-        return jsonify(uploads.describe(uploads.get_upload(session, upload_id, name)))
+        return jsonify(waiting.describe(waiting.get_upload(session, upload_id, name)))
 
 
 @door.post("/models/<name>/activate")
