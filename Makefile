@@ -41,7 +41,8 @@ check: setup ## Check format, lint, types, import contracts, templates, vendored
 bench: setup ## Measure what is promised to be fast
 	$(BIN)/python benchmarks/pages.py
 
-faults: setup ## Try the faults that activation must survive; prints figures and takes a while
+faults: setup ## Try the faults that uploads and activation must survive; prints figures and takes an hour
+	$(BIN)/python -m tests.faults.mutations --count 100000 --seed 1
 	$(BIN)/python -m pytest -o addopts="--strict-markers -ra" -s tests/faults
 
 format: setup ## Format the code
