@@ -509,6 +509,8 @@ def exit_code_of(work: Callable[[], object]) -> int:
         faulthandler.disable()
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (1, 1))
+        # One that waits uses no time: it must not hold up the tests for ever.
+        signal.alarm(60)
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 2)
         try:
