@@ -4,6 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+TEST_PROCESSES ?= 2
 
 help: ## Show what can be made
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,7 +28,7 @@ run: setup ## Serve a demo model, ready for the first prediction
 
 test: setup ## Run all tests, in a real browser too
 	@sh scripts/test_packages.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 check: setup ## Check format, lint, types, import contracts, templates, vendored files and licences
 	$(BIN)/ruff format --check .

@@ -299,7 +299,6 @@ def test_histogram_boostings_own_categories_are_observed() -> None:
         lambda frame: [name for name in frame if name == "colour"],
         lambda frame: slice(0, 1),
     ],
-    ids=str,
 )
 def test_an_encoders_columns_are_found_however_they_were_chosen(chosen: Any) -> None:
     signature = assert_served_exactly(colours(OneHotEncoder(handle_unknown="error"), chosen), MIXED)

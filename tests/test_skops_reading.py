@@ -704,7 +704,6 @@ def test_sparse_matrices_pass(kind: str) -> None:
         {"more": np.array(1)},
         {"data": np.array([object()] * 3)},
     ],
-    ids=str,
 )
 def test_a_sparse_matrix_whose_parts_do_not_fit_is_refused(changed: dict[str, Any]) -> None:
     assert refused(sparse_file(**changed)).code in {"model_structure_invalid", "model_damaged"}
