@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check bench faults format lock wheel clean
+.PHONY: help setup run test check bench bench-peers bench-pages faults format lock wheel clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PYTHON ?= python3
 TEST_PROCESSES ?= 2
 
 help: ## Show what can be made
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: $(VENV)/locked ## Make the virtual environment from the locked requirements
 
@@ -39,8 +39,16 @@ check: setup ## Check format, lint, types, import contracts, templates, vendored
 	$(BIN)/python scripts/vendor.py check
 	$(BIN)/python scripts/licences.py
 
-bench: setup ## Measure what is promised to be fast
-	$(BIN)/python benchmarks/pages.py
+bench: setup ## Measure what is promised to be fast, as ratios; BENCH="--only guide-16" measures one row
+	$(BIN)/python -m benchmarks.goals --keep $(BENCH)
+	$(BIN)/python -m benchmarks.report
+
+bench-peers: setup ## The same against other servers, each installed into an environment of its own; takes an hour
+	$(BIN)/python -m benchmarks.goals --keep --peers $(BENCH)
+	$(BIN)/python -m benchmarks.report
+
+bench-pages: setup ## Measure each page of the admin UI over a large database
+	$(BIN)/python -m benchmarks.pages
 
 faults: setup ## Try the faults that uploads and activation must survive; prints figures and takes an hour
 	$(BIN)/python -m tests.faults.mutations --count 100000 --seed 1

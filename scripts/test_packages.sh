@@ -2,7 +2,7 @@
 # Installs the Debian packages that the tests need beside Python, or says what is missing. Starts no service.
 set -eu
 
-PACKAGES=chromium # Each brings a command of the same name.
+PACKAGES='chromium redis-server' # Each brings a command of the same name.
 POLICY=/usr/sbin/policy-rc.d
 
 missing=

@@ -26,7 +26,8 @@ from webapp.fleet import Preparation, WebWorker
 from webapp.follower import Follower
 from webapp.generation import Signal
 from webapp.keys import KeyRing
-from webapp.serving.runtime import LoadedVersion, Runtime
+from webapp.serving.loaded import LoadedVersion
+from webapp.serving.runtime import Runtime
 from webapp.serving.turn import Turn
 from webapp.signature import Feature, Output, Signature
 

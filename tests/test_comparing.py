@@ -26,8 +26,8 @@ from webapp.db import Database
 from webapp.errors import Conflict, Invalid, NotFound
 from webapp.serving import compare as comparing
 from webapp.serving.compare import Side, compare
+from webapp.serving.loaded import LoadedVersion
 from webapp.serving.predictor import Predictor, assemble
-from webapp.serving.runtime import LoadedVersion
 from webapp.signature import Feature, Signature
 from webapp.signature.check import Checker
 from webapp.signature.learn import learn

@@ -139,6 +139,11 @@ def test_without_a_database_url_it_is_sqlite_in_the_data_directory(tmp_path: Pat
         ("PREDICTION_LOG", "share=0.1"),
         ("SPOOL_MAX_BYTES", "10"),
         ("SPOOL_FULL", "drop"),
+        ("CACHE", "yes"),
+        ("CACHE_TTL_SECONDS", "-1"),
+        ("REDIS_URL", "localhost:6379"),
+        ("REDIS_URL", "http://localhost"),
+        ("REDIS_URL", "redis://localhost:port"),
         ("LOG_LEVEL", "INFO"),
         ("SECRET_KEY", "too short"),
         ("DATA_DIR", "~nobody-has-this-name/data"),
@@ -182,8 +187,9 @@ def test_only_secrets_can_come_from_files() -> None:
 @pytest.mark.parametrize("item", [item for item in fields(Settings) if item.metadata["secret"]], ids=name_of)
 def test_each_secret_can_come_from_a_file(item: Field[Any], tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    file.write_text(f"{SECRET}\n")
-    assert getattr(config.load({f"{name_of(item)}_FILE": str(file)}), item.name) == SECRET
+    given = f"redis://:{SECRET}@127.0.0.1:6379/0" if item.name == "redis_url" else SECRET
+    file.write_text(f"{given}\n")
+    assert getattr(config.load({f"{name_of(item)}_FILE": str(file)}), item.name) == given
 
 
 def test_a_secret_that_is_given_twice_is_refused(tmp_path: Path) -> None:

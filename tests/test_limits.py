@@ -26,7 +26,7 @@ from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 from limits.strategies import FixedWindowRateLimiter, MovingWindowRateLimiter
 
-from webapp.limits import PROBES, SLICES, MmapStorage
+from webapp.limits import PROBES, SLICES, MmapStorage, spend
 
 SECOND = 1_000_000_000
 START = 1_750_000_000 * SECOND
@@ -403,6 +403,25 @@ def test_the_stats_of_an_unused_key_promise_the_whole_limit_now(storage: MmapSto
     hits(storage, "k", 3, 3)
     clock.wait(61)
     assert storage.get_moving_window("k", 3, 60) == (START / SECOND + 61, 0)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["k", "l"]), st.sampled_from([0, 0.4, 1, 7, 59, 61])), max_size=40))
+def test_spending_tells_what_counting_and_asking_tell(
+    tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, float]]
+) -> None:
+    clock, item = Clock(), limits.parse("3/minute")
+    folder = tmp_path_factory.mktemp("limits")
+    one, other = (MmapStorage(f"mmap://{folder}/{name}", clock=clock) for name in ("one", "other"))
+    limiter = MovingWindowRateLimiter(other)
+    for key, wait in events:
+        clock.wait(wait)
+        admitted = limiter.hit(item, key)
+        assert spend(one, item, key) == (admitted, *limiter.get_window_stats(item, key))
+
+
+def test_spending_counts_in_any_storage_of_the_library() -> None:
+    storage, item = storage_from_string("memory://"), limits.parse("2/minute")
+    assert [spend(storage, item, "k")[::2] for _ in range(3)] == [(True, 1), (True, 0), (False, 0)]
 
 
 def test_asking_does_not_count(storage: MmapStorage) -> None:

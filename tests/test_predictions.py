@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,8 +33,8 @@ from webapp.log_writer import PIECE_RECORDS, LogWriter
 from webapp.predictions import log, spool
 from webapp.predictions.log import Prediction, SpoolPosition
 from webapp.predictions.spool import Origin, Spool
+from webapp.serving.loaded import LoadedVersion
 from webapp.serving.predictor import Predictor, assemble
-from webapp.serving.runtime import LoadedVersion
 from webapp.signature.check import Checker
 from webapp.signature.learn import learn
 
@@ -91,6 +92,7 @@ def record(number: object, **more: object) -> dict[str, Any]:
         "probabilities": {"no": 0.25, "yes": 0.75},
         "warnings": [],
         "latency_seconds": 0.001,
+        "cached": False,
         **more,
     }
 
@@ -173,9 +175,42 @@ def test_reading_any_bytes_as_a_line_is_no_error(line: bytes) -> None:
     assert spool.decode(line) is None
 
 
-def test_a_number_that_json_cannot_say_is_not_written() -> None:
-    with pytest.raises(ValueError, match="JSON compliant"):
-        spool.encode(record(0, probability=float("nan")))
+def by_python(made: dict[str, Any]) -> bytes:
+    """A line as earlier releases wrote it."""
+    text = json.dumps(made, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return b"%08x %b" % (zlib.crc32(text), text)
+
+
+USUAL = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | TEXT,
+    lambda children: st.lists(children, max_size=3) | st.dictionaries(TEXT, children, max_size=3),
+    max_leaves=8,
+)
+
+
+@rules(deadline=None)
+@given(st.dictionaries(TEXT, USUAL, max_size=4))
+@example({"a": [-0.0, 1e16, 1e-7, 5e-324, 1.7976931348623157e308, 2**63, 1e22, 123456789.123456789]})
+def test_a_line_of_an_earlier_release_says_the_same_to_the_last_bit(made: dict[str, Any]) -> None:
+    assert repr(spool.decode(by_python(made))) == repr(spool.decode(spool.encode(made)[:-1])) == repr(made)
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**40])
+def test_an_integer_of_many_digits_stays_one(number: int) -> None:
+    made = record(0, prediction=number)
+    assert repr(spool.decode(spool.encode(made)[:-1])) == repr(made)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"client_id": "\ud83d"}, {"prediction": object()}, {"prediction": [2**64, float("nan")]}]
+)
+def test_what_json_cannot_say_is_not_written(wrong: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        spool.encode(record(0, **wrong))
 
 
 # --- From spool to SQL ------------------------------------------------------------------------------------
@@ -221,7 +256,19 @@ def test_a_logged_prediction_has_everything_that_was_answered(
         "warnings": list(answer.document["warnings"]),
         "source": "test",
         "latency_seconds": 0.002,
+        "cached": False,
     }
+
+
+def test_the_log_tells_which_answers_came_from_the_cache(
+    new_spool: Callable[..., Spool], writer: LogWriter, database: Database
+) -> None:
+    older = {name: value for name, value in record(2).items() if name != "cached"}
+    new_spool().append([record(0, cached=True), record(1), older])
+    writer.drain()
+    with database.reading() as session:
+        found = [log.describe(log.get_prediction(session, f"r-{number}", "key1"))["cached"] for number in range(3)]
+    assert found == [True, False, False]
 
 
 def test_a_prediction_is_shown_to_its_own_key_only(

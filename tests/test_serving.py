@@ -26,8 +26,9 @@ from webapp import artifacts
 from webapp.artifacts import ArtifactStore
 from webapp.catalog import Catalog, ServedModel, ServedVersion
 from webapp.errors import Conflict, Invalid, NotFound, Unavailable
+from webapp.serving.loaded import LoadedVersion
 from webapp.serving.predictor import Outcome, Predictor, assemble
-from webapp.serving.runtime import MOST_EXTRA_VERSIONS, LoadedVersion, Runtime
+from webapp.serving.runtime import MOST_EXTRA_VERSIONS, Runtime
 from webapp.signature import Feature, Kind, Output, Row, Signature
 from webapp.signature.check import Checker
 from webapp.signature.learn import learn

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from flask import Flask, Response, jsonify, redirect, request, url_for
+from flask.globals import request_ctx
 from flask_limiter import Limiter
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
@@ -34,9 +38,10 @@ from webapp.generation import Signal
 from webapp.keys import KeyRing
 from webapp.limits import MmapStorage
 from webapp.predictions.spool import Spool
+from webapp.serving.cache import PredictionCache
 from webapp.serving.runtime import Runtime
 from webapp.serving.turn import Turn
-from webapp.web import Parts
+from webapp.web import Application, Parts
 
 # What anyone may ask without a key; everything else is closed.
 OPEN_ENDPOINTS = frozenset({"health.health", "health.live", "health.ready", "health.exposition", "root", "static"})
@@ -61,8 +66,8 @@ ADMIN_DOORS = tuple(
 DEFAULT_LIMITS = ["600/minute"]
 
 
-def make_parts(settings: Settings) -> Parts:
-    """Make the parts of one process from complete settings (`config.prepare`)."""
+def make_parts(settings: Settings, cache: PredictionCache | None = None) -> Parts:
+    """Make the parts of one process from complete settings (`config.prepare`); a `cache` where many callers ask."""
     signal = Signal(settings.run_dir / "generation")
     database = Database(settings.sqlalchemy_url, announce=signal.send)
     store = ArtifactStore(settings.artifact_store)
@@ -71,6 +76,8 @@ def make_parts(settings: Settings) -> Parts:
         settings.derive("versions"),
         on_load=lambda loaded: metrics.MODEL_LOAD.observe(loaded.load_seconds),
         turn=Turn(settings.run_dir / "load.lock").taken,
+        most_extra_bytes=settings.max_extra_bytes,
+        cache=cache,
     )
     ring = KeyRing(settings.derive(keys.PEPPER))
     return Parts(
@@ -97,8 +104,11 @@ def make_parts(settings: Settings) -> Parts:
 
 def create_app(settings: Settings) -> Flask:
     """Make the web application from complete settings (`config.prepare`)."""
-    parts = make_parts(settings)
-    app = Flask("webapp", static_folder=shipped("static"), template_folder=shipped("templates"))
+    cache = PredictionCache(
+        settings.derive("cache"), settings.cache_ttl_seconds, settings.cache, redis_url=settings.redis_url
+    )
+    parts = make_parts(settings, cache)
+    app = Application("webapp", static_folder=shipped("static"), template_folder=shipped("templates"))
     app.request_class = body.Request
     app.config["TRUSTED_HOSTS"] = list(settings.trusted_hosts) or None
     web.install(app, parts)
@@ -107,11 +117,9 @@ def create_app(settings: Settings) -> Flask:
     doors = (health.door, native.door, batch.door, registry_door.door)
     for door in (*doors, *ADMIN_DOORS):
         app.register_blueprint(door)
-    # What needs a key counts against that key's own limit, on the same storage; probes are never refused.
-    for door in doors:
-        parts.limiter.exempt(door)
     parts.limiter.exempt(app.view_functions["static"])
     parts.limiter.init_app(app)
+    _spare(app, frozenset(door.name for door in doors))
     PrometheusMetrics(
         app,
         path=None,
@@ -129,6 +137,23 @@ def root() -> AnyResponse:
         return redirect(url_for("admin_dashboard.show"), code=303)
     response: Response = jsonify(name="modelport", predict="/predict", models="/models", health="/health")
     return response
+
+
+def _spare(app: Flask, names: frozenset[str]) -> None:
+    """Keep the library's hooks, the last ones that were added, away from the doors of these names.
+
+    What needs a key counts against that key's own limit, on the same storage, and probes are never refused. To find
+    out that a route is exempt costs the library more than counting does.
+    """
+    for hooks in (app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs):
+        hooks[None][-1] = _for_others(names, hooks[None][-1])
+
+
+def _for_others(names: frozenset[str], hook: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*given: Any) -> Any:  # noqa: ANN401 - nothing, a response or an error: what Flask gives such a hook
+        return next(iter(given), None) if request_ctx.request.blueprint in names else hook(*given)
+
+    return call
 
 
 def _limited_by() -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
 
 import flask
+import numpy as np
+import orjson
 from flask import current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
@@ -28,6 +32,16 @@ MOST_NAME_CHARACTERS = 100
 # Smaller files stay in memory until they are saved.
 SMALL_FILE_BYTES = 500 * 1024
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*(\\u0000)")
+# Where a request keeps its body: it can be read from the connection only once.
+_KEPT = "modelport.body"
+
+# How an integer begins that orjson may read as a float: something that can stand before a number, and 19 digits.
+_MANY_DIGITS = 19
+_BEFORE_A_NUMBER = b" \t\r\n[,:-"
+_OUTLINE = bytes.maketrans(b"0123456789" + _BEFORE_A_NUMBER, b"0" * 10 + b":" * len(_BEFORE_A_NUMBER))
+_LONG_INTEGER = b":" + b"0" * _MANY_DIGITS
+# From this size on NumPy is faster at looking at bytes.
+_LARGE_BYTES = 8192
 
 
 class Request(flask.Request):
@@ -44,7 +58,86 @@ def read_json() -> Any:  # noqa: ANN401 - any JSON value
 
     What the body is called (Content-Type) does not matter: clients say anything.
     """
-    text = _text(_body())
+    return _document(_body())
+
+
+def _document(content: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    document = _read_quickly(content)
+    return _read_strictly(content) if document is None else document
+
+
+def _read_quickly(content: bytes) -> dict[str, Any] | None:
+    """Read an object by orjson; None where `_read_strictly` might say something else, of which it then decides.
+
+    orjson refuses what is no JSON, and numbers beyond the range of floats. But of a name that stands twice it keeps
+    the last value, an integer of more than 64 bits it reads as a float, and it takes the character NUL.
+    """
+    try:
+        document = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+    if type(document) is not dict:
+        return None
+    # Looked for in two steps: a single byte is found much faster.
+    escaped = b"\\" in content and b"\\u" in content
+    if escaped and b"\\u0000" in content:
+        return None
+    colons, brackets, long_integer = _outline(content)
+    names, siblings = _names(document)
+    if long_integer or (colons != names and (escaped or colons != _colons(document))):
+        return None
+    # Siblings lie beside each other: no path from the outside to the inside crosses two of them.
+    if brackets - siblings > MOST_LEVELS:
+        _refuse_depth(document)
+    return document
+
+
+def _outline(content: bytes) -> tuple[int, int, bool]:
+    """Give how many colons and opening brackets there are, and whether there may be an integer of many digits."""
+    if len(content) < _LARGE_BYTES:
+        brackets = content.count(b"{") + content.count(b"[")
+        return content.count(b":"), brackets, _LONG_INTEGER in content.translate(_OUTLINE)
+    codes = np.frombuffer(content, np.uint8)
+    # One bit is the difference between the two kinds of brackets.
+    brackets = int(np.count_nonzero((codes | 0x20) == ord("{")))
+    return int(np.count_nonzero(codes == ord(":"))), brackets, _has_long_integer(codes)
+
+
+def _has_long_integer(codes: Any) -> bool:  # noqa: ANN401 - an array
+    run = digits = codes - np.uint8(ord("0")) < 10  # noqa: PLR2004 - smaller codes have become large ones
+    for further in (1, 2, 4, 8, _MANY_DIGITS - 16):
+        run = run[:-further] & run[further:]
+    starts = np.flatnonzero(run[1:] & ~digits[: len(run) - 1])
+    # What comes after a point is the rest of a float, as Python writes small ones.
+    return bool(np.isin(codes[starts], np.frombuffer(_BEFORE_A_NUMBER, np.uint8)).any())
+
+
+def _names(document: dict[str, Any]) -> tuple[int, int]:
+    """Count the names of an object and of its instances, and the instances beside the first."""
+    instances = document.get("instances")
+    if type(instances) is list and set(map(type, instances)) == {dict}:
+        return len(document) + sum(map(len, instances)), len(instances) - 1
+    return len(document), 0
+
+
+def _colons(document: object) -> int:
+    """Count the colons that a document without escapes has when it is written."""
+    count, waiting = 0, [document]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, str):
+            count += each.count(":")
+        elif isinstance(each, dict):
+            count += len(each)
+            waiting += each
+            waiting += each.values()
+        elif isinstance(each, list):
+            waiting += each
+    return count
+
+
+def _read_strictly(content: bytes) -> Any:  # noqa: ANN401 - any JSON value
+    text = _text(content)
     try:
         document = json.loads(
             text, object_pairs_hook=_unique, parse_float=_float, parse_int=_integer, parse_constant=_no_constant
@@ -62,9 +155,27 @@ def read_json() -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _body() -> bytes:
-    if request.headers.get("Content-Encoding", "").lower() not in {"", "identity"}:
+    environ = request.environ
+    kept: bytes | None = environ.get(_KEPT)
+    if kept is not None:
+        return kept
+    if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in {"", "identity"}:
         raise UnsupportedMediaType("The body is compressed; send it as it is, without Content-Encoding.")
     most = current_app.config["MAX_CONTENT_LENGTH"]
+    content = environ[_KEPT] = _stated(environ, most) or _read(most)
+    return content
+
+
+def _stated(environ: dict[str, Any], most: int) -> bytes:
+    """Read a body whose length is stated and acceptable, as most are, or nothing."""
+    length = environ.get("CONTENT_LENGTH") or ""
+    if not (length.isascii() and length.isdigit()) or "HTTP_TRANSFER_ENCODING" in environ or int(length) > most:
+        return b""
+    content: bytes = environ["wsgi.input"].read(int(length))
+    return content
+
+
+def _read(most: int) -> bytes:
     # One more than may come: of a body in chunks, which states no length, no more than this is read.
     request.max_content_length = most + 1
     try:
@@ -83,14 +194,14 @@ def _too_large(most: int) -> TooLarge:
     return TooLarge("body_too_large", f"The body may have at most {most} bytes.")
 
 
-def _text(content: bytes) -> str:
+def _text(content: bytes, form: str = "json") -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise Malformed("json_not_utf8", f"The body is not UTF-8 (byte {error.start}).") from None
+        raise Malformed(f"{form}_not_utf8", f"The body is not UTF-8 (byte {error.start}).") from None
     if "\0" in text[:2]:
         # UTF-16 and UTF-32 without a mark are UTF-8 too, full of NULs.
-        raise Malformed("json_not_utf8", f"The body is not UTF-8 (byte {content.index(0)}).")
+        raise Malformed(f"{form}_not_utf8", f"The body is not UTF-8 (byte {content.index(0)}).")
     return text
 
 
@@ -153,6 +264,42 @@ def _refuse_characters(text: str, document: object) -> None:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
         raise Malformed("json_lone_surrogate", f"A string holds {half}, one half of a surrogate pair.") from None
+
+
+# --- Tables ---------------------------------------------------------------------------------------------------
+
+
+def is_csv() -> bool:
+    """Whether the body says of itself that it is a table."""
+    return request.mimetype == "text/csv"
+
+
+def read_csv() -> dict[str, Sequence[str]]:
+    """Read the body as CSV (RFC 4180) with a line of names: the cells of each column, by name, in the table's order.
+
+    Raises `Malformed` with the line where it is none. Empty lines at the end are not rows.
+    """
+    text = _text(_body(), "csv")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise Malformed("csv_nul", f"Line {line} holds the character NUL.")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise Malformed("csv_malformed", f"The body is not CSV: {error} at line {reader.line_num}.") from None
+    while rows and not rows[-1]:
+        rows.pop()
+    if not rows or not rows[0]:
+        raise Malformed("csv_empty", "The body has no line of names; the first line names the columns.")
+    names, cells = rows[0], rows[1:]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise Malformed("csv_duplicate_name", f"The column “{twice[0][:100]}” stands twice in the first line.")
+    for number, row in enumerate(cells, 1):
+        if len(row) != len(names):
+            detail = f"Row {number} has {len(row)} cells; the first line names {len(names)} columns."
+            raise Malformed("csv_malformed", detail)
+    return dict(zip(names, zip(*cells, strict=True) if cells else [()] * len(names), strict=True))
 
 
 def present() -> bool:

@@ -23,6 +23,10 @@ class ServedVersion:
     # The artifact that holds the golden rows; none for versions that were made before there were any.
     golden: str | None = None
     report_sha256: str | None = None
+    # The artifact that holds the reference, where one came with the model.
+    reference: str | None = field(default=None, compare=False)
+    # No more when a plan was found to answer otherwise than scikit-learn.
+    may_plan: bool = True
 
 
 @dataclass(frozen=True, slots=True)

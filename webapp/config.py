@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import limits
 
@@ -113,6 +114,18 @@ def _hosts(text: str) -> tuple[str, ...]:
     return tuple(host for host in text.replace(",", " ").split() if host)
 
 
+def _redis_url(text: str) -> str | None:
+    try:
+        # Asking for the port is what checks it.
+        usable = urlsplit(text).port != 0 and text.startswith(("redis://", "rediss://", "unix://"))
+    except ValueError:
+        usable = False
+    if text and not usable:
+        message = "must be redis://HOST:PORT/NUMBER, rediss:// of the same form, or unix://PATH"
+        raise ValueError(message)
+    return text or None
+
+
 def _public_url(text: str) -> str | None:
     if text and not text.startswith(("http://", "https://")):
         message = "must begin with http:// or https://"
@@ -172,6 +185,25 @@ class Settings:
         "drop-oldest",
         _one_of("drop-oldest", "refuse"),
         "What happens when the spool is full: lose the oldest log lines, or answer 503.",
+    )
+    cache: str = setting(
+        "auto",
+        _one_of("auto", "on", "off"),
+        "Whether answers are kept for rows that come again; auto: where that is measured to pay.",
+    )
+    cache_ttl_seconds: int = setting(
+        "3600", _whole_number(0, 10**7), "How long an answer is kept at most; 0 keeps none."
+    )
+    redis_url: str | None = setting(
+        "",
+        _redis_url,
+        "Redis that processes and machines share kept answers in, such as redis://127.0.0.1:6379/0.",
+        secret=True,
+    )
+    max_extra_bytes: int = setting(
+        str(1024 * MIB),
+        _whole_number(0, 2**44),
+        "What versions that are asked for by number may take in each process, beside the active ones.",
     )
     max_body_bytes: int = setting(str(10 * MIB), _whole_number(KIB, 2**32), "Largest request body.")
     max_instances: int = setting("10000", _whole_number(1, 10**7), "Most instances in one request.")

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -34,11 +35,18 @@ class WebWorker(Base):
     # 0 until the worker has loaded for the first time.
     generation: Mapped[int]
     failure: Mapped[str] = mapped_column(sa.Text)
+    # The versions in its memory, each as `Runtime.held` describes it.
+    held: Mapped[list[dict[str, Any]]] = mapped_column(sa.JSON, server_default="[]")
 
 
 def report(session: Session, host: str, slot: int, pid: int, generation: int, failure: str = "") -> None:
     """Say that a worker lives, what it serves, and what it could not load."""
     session.merge(WebWorker(host=host, slot=slot, pid=pid, seen_at=now(), generation=generation, failure=failure))
+
+
+def hold(session: Session, host: str, slot: int, held: list[dict[str, Any]]) -> None:
+    """Say what a worker that has reported has in memory."""
+    session.get_one(WebWorker, (host, slot)).held = held
 
 
 def leave(session: Session, host: str, slot: int) -> None:
@@ -50,6 +58,30 @@ def live(session: Session) -> list[WebWorker]:
     """Every worker whose lease holds."""
     recent = WebWorker.seen_at > now() - LEASE
     return list(session.scalars(sa.select(WebWorker).where(recent).order_by(WebWorker.host, WebWorker.slot)))
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """A version in the memory of a web worker, as `Runtime.held` describes it."""
+
+    worker: WebWorker
+    version: dict[str, Any]
+
+
+def holding(session: Session, model: str, number: int) -> list[Holding]:
+    """Give who has a version in memory."""
+    return [
+        Holding(worker, each)
+        for worker in live(session)
+        for each in worker.held
+        if (each["model"], each["version"]) == (model, number)
+    ]
+
+
+def computed_by(session: Session, model: str, number: int) -> str | None:
+    """Give what computes a version where it is in memory: its plan's name, or scikit-learn."""
+    plans = [each.version["plan"] for each in holding(session, model, number)]
+    return next(filter(None, plans), "scikit-learn") if plans else None
 
 
 class Heartbeat(Base):

@@ -19,7 +19,8 @@ from webapp.errors import Refusal
 from webapp.fleet import Preparation
 from webapp.generation import Signal
 from webapp.keys import KeyRing
-from webapp.serving.runtime import LoadedVersion, Runtime
+from webapp.serving.loaded import LoadedVersion
+from webapp.serving.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.05
@@ -228,6 +229,7 @@ class Follower:
         if self._slot is not None:
             with self._database.transaction() as session:
                 fleet.report(session, fleet.HOST, self._slot, os.getpid(), self._loaded, self._failure)
+                fleet.hold(session, fleet.HOST, self._slot, self._runtime.held())
 
     def _note_uses(self) -> None:
         if uses := self._ring.take_uses():

@@ -49,7 +49,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple, cast
 
+from limits import RateLimitItem
 from limits.errors import ConfigurationError
 from limits.storage import MovingWindowSupport, Storage
 
@@ -366,6 +368,37 @@ def _path(uri: str | None) -> Path:
     return Path(path)
 
 
+def _window(table: _Table, name: bytes, at: int | None, limit: int, expiry: int, now: int) -> tuple[float, int]:
+    if at is not None:
+        used = min(table.total(at, expiry, now), limit)
+        free = table.frees_at(at, expiry)
+    else:
+        free = table.expires(table.first_to_expire(name))
+        used = limit if free > now else 0
+    return (free if used else now) / _SECOND - expiry * bool(used), used
+
+
+class Spent(NamedTuple):
+    """What came of counting one request against a limit."""
+
+    admitted: bool
+    # When the limit has room again, or more of it, in seconds since the epoch.
+    reset: float
+    remaining: int
+
+
+def spend(storage: Storage, item: RateLimitItem, *identifiers: str) -> Spent:
+    """Count one request against a limit, by the moving window of a storage of any kind."""
+    key, limit, window = item.key_for(*identifiers), item.amount, item.get_expiry()
+    if isinstance(storage, MmapStorage):
+        admitted, start, used = storage.spend(key, limit, window)
+    else:
+        counting = cast("MovingWindowSupport", storage)
+        admitted = counting.acquire_entry(key, limit, window)
+        start, used = counting.get_moving_window(key, limit, window)
+    return Spent(admitted, start + window, limit - used)
+
+
 class MmapStorage(Storage, MovingWindowSupport):
     """A storage of the ``limits`` package in one file that all processes of a host share.
 
@@ -415,14 +448,19 @@ class MmapStorage(Storage, MovingWindowSupport):
         with self._file as table:
             now = self._clock()
             name = table.name(key, expiry)
-            at = table.find(name)
-            if at is not None:
-                used = min(table.total(at, expiry, now), limit)
-                free = table.frees_at(at, expiry)
-            else:
-                free = table.expires(table.first_to_expire(name))
-                used = limit if free > now else 0
-        return (free if used else now) / _SECOND - expiry * bool(used), used
+            return _window(table, name, table.find(name), limit, expiry, now)
+
+    def spend(self, key: str, limit: int, expiry: int) -> tuple[bool, float, int]:
+        """Count one as `acquire_entry` does and return what `get_moving_window` then would, under one lock."""
+        with self._file as table:
+            now = self._clock()
+            name = table.name(key, expiry)
+            at = table.claim(name, now)
+            admitted = at is not None and table.admit(at, expiry, now, limit, 1)
+            window = _window(table, name, at, limit, expiry, now)
+        if at is None:
+            self._report_full()
+        return admitted, *window
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Add to the fixed window of the key and return its count."""

@@ -7,6 +7,8 @@ import logging.config
 import re
 from typing import Any
 
+from gunicorn import glogging
+
 _KEY = re.compile(r"mp_(live|test)_\w+")
 
 
@@ -21,6 +23,13 @@ class WithoutKeys(logging.Filter):
         return True
 
 
+class GunicornLogger(glogging.Logger):  # type: ignore[misc] # Gunicorn has no types
+    """Gunicorn's own log without a line per request, which it would compose though nobody writes it: `web` has one."""
+
+    def access(self, *_about: object) -> None:
+        """Say nothing."""
+
+
 def configuration(level: str) -> dict[str, Any]:
     """Give the `logging.config` dictionary; `level` is the least level that is written."""
     return {
@@ -28,11 +37,10 @@ def configuration(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             "json": {
-                "()": "pythonjsonlogger.json.JsonFormatter",
+                "()": "pythonjsonlogger.orjson.OrjsonFormatter",
                 "fmt": ["levelname", "name", "message"],
                 "rename_fields": {"levelname": "level", "name": "logger", "message": "event"},
                 "timestamp": "ts",
-                "json_ensure_ascii": True,
             }
         },
         "filters": {"without-keys": {"()": WithoutKeys}},

@@ -72,8 +72,26 @@ MODEL_LOAD = Histogram(
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30),
     registry=REGISTRY,
 )
+PLAN_CHECKS = Counter(
+    "modelport_plan_checks",
+    "Logged predictions that were computed again by scikit-learn itself, to be compared with what a plan had answered.",
+    ["model", "model_version"],
+    registry=REGISTRY,
+)
+PLAN_DISAGREEMENTS = Counter(
+    "modelport_plan_disagreements",
+    "Those of them that scikit-learn answers otherwise: the plan was switched off.",
+    ["model", "model_version"],
+    registry=REGISTRY,
+)
 LOG_DROPPED = Counter(
     "modelport_log_dropped", "Predictions that were answered but could not be logged.", registry=REGISTRY
+)
+CACHE_REQUESTS = Counter(
+    "modelport_cache_requests",
+    "Instances that were looked up among kept answers: hit, miss, or skipped with a large request.",
+    ["model", "result"],
+    registry=REGISTRY,
 )
 RATE_LIMITED = Counter("modelport_rate_limited", "Requests refused by a rate limit.", ["scope"], registry=REGISTRY)
 GENERATION = Gauge(

@@ -65,6 +65,9 @@ class Version(Base):
     report_sha256: Mapped[str | None] = mapped_column(sa.Text)
     # The scikit-learn version that wrote the file, where it is not of the minor version that serves.
     trained_with: Mapped[str | None] = mapped_column(sa.Text)
+    # Since when scikit-learn itself computes although a plan was proven, and why.
+    plan_off_at: Mapped[datetime | None] = mapped_column(Moment)
+    plan_off_reason: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[datetime] = mapped_column(Moment)
     created_by: Mapped[str] = mapped_column(sa.Text)
 
@@ -398,6 +401,28 @@ def previous_active(activations: list[Activation]) -> int | None:
     return stack[-2] if len(stack) > 1 else None
 
 
+def switch_plan_off(session: Session, actor: Actor, name: str, number: int, reason: str) -> bool:
+    """Have scikit-learn itself compute a version from now on; tells whether its plan was in use until then."""
+    version = get_version(session, get_model(session, name), number)
+    if version.plan_off_at is not None:
+        return False
+    version.plan_off_at, version.plan_off_reason = now(), reason
+    audit.record(session, actor, "models.plan_off", f"{name}/{number}", reason=reason)
+    generation.advance(session)
+    return True
+
+
+def allow_plan(session: Session, actor: Actor, name: str, number: int, reason: str = "") -> None:
+    """Let a version be computed by a plan again, where one is proven. `Conflict` when it is allowed already."""
+    version = get_version(session, get_model(session, name), number)
+    if version.plan_off_at is None:
+        raise Conflict("plan_is_allowed", f"Version {number} of “{name}” may be computed by a plan already.")
+    off = version.plan_off_reason
+    version.plan_off_at = version.plan_off_reason = None
+    audit.record(session, actor, "models.plan_on", f"{name}/{number}", reason=reason, was_off_because=off)
+    generation.advance(session)
+
+
 def was_active(session: Session, version: Version) -> bool:
     """Whether a version ever answered: from then on its signature is fixed."""
     once = sa.select(Activation.id).where(
@@ -561,6 +586,8 @@ def _served_version(model: Model, version: Version) -> ServedVersion:
         version.signature,
         version.golden,
         version.report_sha256,
+        reference=version.reference,
+        may_plan=version.plan_off_at is None,
     )
 
 

@@ -6,11 +6,13 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-import skops.io  # noqa: F401 - imported before the fork: all workers share it, and the first load is not slower
+# Imported before the fork: all workers share them, and the first load is not slower.
+import skops.io  # noqa: F401
 
 from webapp import logs, metrics, supervisor
 from webapp.app import create_app
 from webapp.config import load, prepare
+from webapp.serving.plans import whole  # noqa: F401
 from webapp.slots import Slot
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ control_socket_disable = True
 forwarded_allow_ips = ""
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - heartbeats off the disk
 accesslog = None
+logger_class = logs.GunicornLogger
 logconfig_dict = logs.configuration(_settings.log_level)
 
 

@@ -18,11 +18,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from flask import Flask, Response, current_app, g, jsonify, request, send_file
-from flask.sessions import SecureCookieSessionInterface
+from flask import Flask, Request, Response, current_app, g, jsonify, request, send_file
+from flask.globals import app_ctx, request_ctx
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
 from flask_limiter import Limiter
 from limits import RateLimitItem, parse
 from limits.strategies import RateLimiter
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
@@ -35,6 +37,7 @@ from webapp.db import Database
 from webapp.errors import Forbidden, Malformed, Refusal, TooMany
 from webapp.follower import Follower
 from webapp.keys import KeyRecord, KeyRing
+from webapp.limits import Spent, spend
 from webapp.predictions.spool import Spool
 from webapp.serving.runtime import Runtime
 from webapp.uploads import Desk
@@ -89,7 +92,7 @@ class Parts:
 
     @property
     def strategy(self) -> RateLimiter:
-        """The limit strategy itself, for the prediction path."""
+        """The limit strategy itself."""
         return self.limiter.limiter
 
 
@@ -127,8 +130,28 @@ def _known_methods(wsgi_app: WSGIApplication) -> WSGIApplication:
     return call
 
 
+class Application(Flask):
+    """Flask without what no request here needs."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the function itself: none here is a coroutine, so none is looked at on each call."""
+        return func
+
+
 class CookieSessions(SecureCookieSessionInterface):
-    """Flask's cookie, which travels over TLS only; on loopback, where nobody listens, also without."""
+    """Flask's cookie, which travels over TLS only; on loopback, where nobody listens, also without.
+
+    A program brings no cookie and is given none: nothing is signed or looked up for it.
+    """
+
+    def open_session(self, app: Flask, request: Request) -> SecureCookieSession | None:
+        """Read the cookie, where there is one."""
+        return super().open_session(app, request) if "HTTP_COOKIE" in request.environ else self.session_class()
+
+    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+        """Give the cookie back, where there is anything to keep or to forget."""
+        if session or session.modified:
+            super().save_session(app, session, response)
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002 - Flask's interface
         """Whether the browser must keep the cookie to TLS."""
@@ -166,48 +189,52 @@ def actor(name: str) -> Actor:
     return Actor(name, request.remote_addr or "", g.request_id)
 
 
+# In what every request passes, the object itself is taken once: each look through a proxy finds it anew.
+
+
 def _begin() -> None:
-    g.started = time.perf_counter()
-    g.facts = {}
-    given = request.environ.get("HTTP_X_REQUEST_ID", "") if parts().settings.trusted_proxies else ""
-    g.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
-    if _KEY_IN_QUERY.search(unquote_to_bytes(request.query_string)):
+    asked, notes = request_ctx.request, app_ctx.g
+    notes.started = time.perf_counter()
+    notes.facts = {}
+    given = asked.environ.get("HTTP_X_REQUEST_ID", "") if parts().settings.trusted_proxies else ""
+    notes.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    query = asked.query_string
+    if query and _KEY_IN_QUERY.search(unquote_to_bytes(query)):
         raise Malformed("key_in_url", "A key never travels in a URL; send it in a header, and replace this one.")
-    if "\0" in request.path:
+    if "\0" in asked.path:
         raise Malformed("nul_in_url", "The path holds the character NUL; no name here does.")
 
 
 def _end(response: Response) -> Response:
-    response.headers["X-Request-ID"] = g.request_id
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers.setdefault("Cache-Control", "no-store")
-    if request.is_secure:
-        response.headers["Strict-Transport-Security"] = f"max-age={YEAR_SECONDS}"
-    if "limit" in g:
-        _add_limit_headers(response)
-    rule = request.url_rule
+    asked, notes, headers = request_ctx.request, app_ctx.g, response.headers
+    headers["X-Request-ID"] = notes.request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers.setdefault("Cache-Control", "no-store")
+    if asked.is_secure:
+        headers["Strict-Transport-Security"] = f"max-age={YEAR_SECONDS}"
+    if "limit" in notes:
+        _add_limit_headers(headers, *notes.limit)
+    rule = asked.url_rule
     LOG.info(
         "request",
         extra={
-            "request_id": g.request_id,
-            "method": request.method,
+            "request_id": notes.request_id,
+            "method": asked.method,
             # The rule, not the path: a path can hold what should not be in a log.
             "route": rule.rule if rule else None,
             "status": response.status_code,
-            "duration_s": round(time.perf_counter() - g.started, 6),
-            **g.facts,
+            "duration_s": round(time.perf_counter() - notes.started, 6),
+            **notes.facts,
         },
     )
     return response
 
 
-def _add_limit_headers(response: Response) -> None:
-    item, identifiers = g.limit
-    reset, remaining = parts().strategy.get_window_stats(item, *identifiers)
+def _add_limit_headers(headers: Headers, item: RateLimitItem, spent: Spent) -> None:
     window = item.get_expiry()
-    wait = max(0, math.ceil(reset - time.time()))
-    response.headers["RateLimit-Policy"] = f'"key";q={item.amount};w={window}'
-    response.headers["RateLimit"] = f'"key";r={remaining};t={min(wait, window)}'
+    wait = max(0, math.ceil(spent.reset - time.time()))
+    headers["RateLimit-Policy"] = f'"key";q={item.amount};w={window}'
+    headers["RateLimit"] = f'"key";r={spent.remaining};t={min(wait, window)}'
 
 
 # --- Errors -----------------------------------------------------------------------------------------------
@@ -276,19 +303,25 @@ def _unexpected(error: Exception) -> Response:
 
 def guard() -> None:
     """Let a request pass that brings a key with the scope its route asks for; default deny."""
-    scope = getattr(current_app.view_functions[request.endpoint or ""], "scope", None)
+    asked, notes = request_ctx.request, app_ctx.g
+    scope = getattr(current_app.view_functions[asked.endpoint or ""], "scope", None)
     if scope is None:
         raise Forbidden("no_scope", "This route is open to nobody.")
-    key = g.key = authenticate()
-    g.facts["key_id"] = key.id
+    made = parts()
+    key = notes.key = _authenticated(made, asked.environ)
+    notes.facts["key_id"] = key.id
     key.require_scope(scope)
-    parts().ring.note_use(key, request.remote_addr or "")
-    _spend(key)
+    made.ring.note_use(key, asked.remote_addr or "")
+    spent = spend(made.strategy.storage, key.limit, "key", key.id)
+    # Every answer says what is left.
+    notes.limit = (key.limit, spent)
+    if not spent.admitted:
+        raise _limited(spent, "key", f"This key may make {key.limit}.")
 
 
-def authenticate() -> KeyRecord:
+def _authenticated(made: Parts, environ: WSGIEnvironment) -> KeyRecord:
     """Give the record of the one key that came with the request."""
-    key, made = _presented_key(), parts()
+    key = _presented_key(environ)
     try:
         return made.ring.find(key)
     except errors.Unauthenticated:
@@ -302,20 +335,19 @@ def authenticate() -> KeyRecord:
 
 def _count_failure() -> None:
     """Slow down who tries keys: by address, and without asking the database."""
-    _hit(FAILURES, ("refused keys", peer()), "address", f"Keys are refused {FAILURES} at most.")
+    spent = spend(parts().strategy.storage, FAILURES, "refused keys", peer())
+    if not spent.admitted:
+        raise _limited(spent, "address", f"Keys are refused {FAILURES} at most.")
 
 
-def _hit(item: RateLimitItem, identifiers: tuple[str, str], scope: str, refusal: str) -> None:
-    """Count against a limit, or refuse with the time after which it has room again."""
-    strategy = parts().strategy
-    if not strategy.hit(item, *identifiers):
-        metrics.RATE_LIMITED.labels(scope).inc()
-        wait = max(1, math.ceil(strategy.get_window_stats(item, *identifiers)[0] - time.time()))
-        raise TooMany("rate_limited", refusal, retry_after_seconds=wait)
+def _limited(spent: Spent, scope: str, refusal: str) -> TooMany:
+    """Give the refusal of what has no room in a limit, with the time after which it has."""
+    metrics.RATE_LIMITED.labels(scope).inc()
+    wait = max(1, math.ceil(spent.reset - time.time()))
+    return TooMany("rate_limited", refusal, retry_after_seconds=wait)
 
 
-def _presented_key() -> str:
-    environ = request.environ
+def _presented_key(environ: WSGIEnvironment) -> str:
     presented = [environ["HTTP_X_API_KEY"]] if "HTTP_X_API_KEY" in environ else []
     scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
     if (scheme := scheme.lower()) in {"bearer", "basic"}:
@@ -333,9 +365,3 @@ def _password(value: str) -> str:
         return base64.b64decode(value, validate=True).decode("ascii").partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         return ""
-
-
-def _spend(key: KeyRecord) -> None:
-    """Count a request against the key's limit; every answer then says what is left."""
-    g.limit = (key.limit, identifiers := ("key", key.id))
-    _hit(key.limit, identifiers, "key", f"This key may make {key.limit}.")

@@ -1,4 +1,4 @@
-"""The worker: what runs off the request path. Batch chunks in one thread, the inspection of uploads in another."""
+"""The worker: what runs off the request path. Batch chunks, inspections of uploads, checks of plans: a thread each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from webapp.db import Session
 from webapp.errors import Invalid, Problem, Refusal, Unavailable
 from webapp.jobs import Chunk, Job
 from webapp.predictions.spool import Origin, record
-from webapp.serving.runtime import Answer, LoadedVersion
+from webapp.recomputation import Recomputation
+from webapp.serving.loaded import Answer, LoadedVersion
 from webapp.uploads import Desk, sweeping, waiting
 from webapp.web import Parts
 
@@ -28,6 +29,7 @@ LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 BEAT_SECONDS = 10.0
+RECOMPUTE_SECONDS = 5.0
 SWEEP_SECONDS = 600.0
 
 
@@ -114,6 +116,32 @@ class Inspector(Loop):
             waiting.work(Desk(made.settings, made.database, made.artifacts), pending)
         LOG.info("worker.upload", extra={"upload": pending.id, "model": pending.model})
         return True
+
+
+class Recomputer(Loop):
+    """Looks every few seconds whether what plans have answered is what scikit-learn says."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop; what is committed before the first look is not looked at."""
+        super().__init__(parts, host)
+        self._recomputation = Recomputation(parts.database, parts.runtime)
+        self._looked = -math.inf
+
+    def beat(self) -> None:
+        """Leave it to the loop beside this one to say that the process lives."""
+
+    def work_once(self) -> bool:
+        """Look when it is time to; tells whether there was anything to compute."""
+        if time.monotonic() - self._looked < RECOMPUTE_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        try:
+            return self._recomputation.look() > 0
+        except (sqlalchemy.exc.SQLAlchemyError, Unavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a version does, the others are looked at again
+            LOG.warning("worker.not_recomputed", extra={"reason": type(error).__name__})
+            return False
 
 
 class Worker(Loop):
@@ -230,9 +258,15 @@ def _result(outcome: Answer | Invalid, given: str | None) -> dict[str, Any]:
     return named | {"error": {"code": outcome.code, "detail": outcome.detail, "errors": problems}}
 
 
-def run(worker: Worker, inspector: Inspector) -> None:
-    """Run in the foreground until SIGTERM or SIGINT. What an inspection leaves undone is done after the next start."""
+def run(worker: Worker, *others: Loop) -> None:
+    """Run in the foreground until SIGTERM or SIGINT. What the others leave undone is done after the next start."""
+
+    def stop(*_signal: object) -> None:
+        for loop in (worker, *others):
+            loop.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: [loop.stop() for loop in (worker, inspector)])
-    threading.Thread(target=inspector.run, name="inspector", daemon=True).start()
+        signal.signal(number, stop)
+    for loop in others:
+        threading.Thread(target=loop.run, name=type(loop).__name__.lower(), daemon=True).start()
     worker.run()

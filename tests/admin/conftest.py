@@ -414,6 +414,7 @@ class House:
         self.version()
         self.activate(1)
         self.activate(2)
+        self.change(lambda session: registry.switch_plan_off(session, TESTER, "churn", 1, "It answered otherwise."))
         key_id, key = self.key()
         self.user("sam")
         self.sign_in("sam")
@@ -611,6 +612,7 @@ DEEDS = {
     "revoke a key": Deed(f"{KEY}/revoke", f"{KEY}/revoke", {"name": "mobile-app"}, ("keys.revoke",)),
     "activate": Deed(VERSION, f"{VERSION}/activate", {"reason": "better"}, ("models.activate",)),
     "roll back": Deed("/admin/models/{name}", "/admin/models/{name}/rollback", {}, ("models.rollback",)),
+    "allow a plan": Deed(VERSION, f"{VERSION}/plan", {"reason": "mended"}, ("models.plan_on",)),
     "edit a signature": Deed(f"{VERSION}/signature", f"{VERSION}/signature", {"f0-maximum": "99"}, ("models.upload",)),
     "cancel a job": Deed("/admin/jobs", "/admin/jobs/{job_id}/cancel", {}, ("jobs.cancel",)),
     "try a version": Deed(f"{VERSION}/try", f"{VERSION}/try"),

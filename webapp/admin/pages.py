@@ -213,6 +213,8 @@ _CHANGES = {
     "models.rollback": "{subject} rolled back to v{to_number}",
     "models.upload_refused": "Upload of {subject} refused",
     "models.edit_signature": "Signature of {subject} edited",
+    "models.plan_off": "Plan of {subject} switched off",
+    "models.plan_on": "Plan of {subject} allowed again",
     "keys.create": "Key {subject} created",
     "keys.edit": "Key {subject} changed",
     "keys.roll": "Key {subject} rolled",

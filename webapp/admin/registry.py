@@ -10,7 +10,7 @@ from typing import Any
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import activation, registry, web
+from webapp import activation, fleet, registry, web
 from webapp.activation import Asked, Back, Convergence, Switched
 from webapp.admin import calls
 from webapp.admin.guard import actor, blueprint, form, needs, small_number
@@ -104,6 +104,7 @@ def version(name: str, number: int) -> Response:
             "card": _card(found.card),
             "call": calls.to_version(found, active=is_active),
             "calls_24h": traffic.by_version(session, name, datetime.now(UTC) - DAY),
+            "holdings": fleet.holding(session, name, number),
         }
     return page("registry/version.html", **facts, **_compared(against, signature))
 
@@ -191,6 +192,24 @@ def workers(name: str) -> Response:
     with web.parts().database.reading() as session:
         standing = _standing(session, name)
     return page("registry/workers.html", standing=standing)
+
+
+# --- Plan -----------------------------------------------------------------------------------------------------
+
+
+@door.post("/models/<name>/versions/<int:number>/plan")
+@needs("operator")
+def allow_plan(name: str, number: int) -> AnyResponse:
+    """Let a version be computed by its plan again, which was switched off."""
+    page_of_version = url_for("admin_registry.version", name=name, number=number)
+    try:
+        with web.parts().database.transaction() as session:
+            registry.allow_plan(session, actor(), name, number, form("reason"))
+    except Conflict as refusal:
+        flash(refusal.detail, "info")
+    else:
+        flash("The plan is allowed again. Each worker proves it once more before it uses it.", "ok")
+    return redirect(page_of_version, code=303)
 
 
 # --- Signature ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from webapp.admin.pages import page, plain
 from webapp.errors import Invalid, Refusal
 from webapp.predictions import search
 from webapp.predictions.spool import Origin, record
-from webapp.serving.runtime import Answer, LoadedVersion
+from webapp.serving.loaded import Answer, LoadedVersion
 from webapp.signature import Feature, Value, example
 
 door: Blueprint = blueprint("try_it")

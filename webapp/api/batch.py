@@ -6,8 +6,8 @@ from typing import Any
 
 from flask import Response, g, jsonify, url_for
 
-from webapp import body, jobs, web
-from webapp.api import blueprint, native, requires
+from webapp import jobs, web
+from webapp.api import asking, blueprint, native, requires
 
 door = blueprint("batch")
 
@@ -28,7 +28,7 @@ def submit_to(model: str) -> tuple[Response, int]:
 
 def _submit(model: str) -> tuple[Response, int]:
     loaded, made = native.loaded_version(model, None), web.parts()
-    wanted = native.asked(body.read_json(), made.settings.max_instances)
+    wanted = asking.read(loaded.signature, made.settings.max_instances)
     with made.database.transaction() as session:
         job = jobs.create(
             session,

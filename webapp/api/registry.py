@@ -7,7 +7,7 @@ from typing import Any
 from flask import Response, g, jsonify, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import activation, body, registry, web
+from webapp import activation, body, fleet, registry, web
 from webapp.activation import Asked, Back, Switched
 from webapp.api import blueprint, requires
 from webapp.audit import Actor
@@ -74,7 +74,12 @@ def version(name: str, number: int) -> Response:
     g.key.require_model(name)
     with web.parts().database.reading() as session:
         found = registry.get_version(session, registry.get_model(session, name), number)
-        more = {"signature": found.signature, "card": found.card, "report": found.report}
+        more = {
+            "computed_by": fleet.computed_by(session, name, number),
+            "signature": found.signature,
+            "card": found.card,
+            "report": found.report,
+        }
         return jsonify(**registry.describe_version(found), **more)
 
 

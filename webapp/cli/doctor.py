@@ -25,7 +25,7 @@ from webapp.db import Database
 from webapp.errors import Refusal
 from webapp.intake import lock
 
-GIB = 1024**3
+MIB, GIB = 1024**2, 1024**3
 # Below the first people should know; below the second no upload is taken in.
 LITTLE_FREE_BYTES, TOO_LITTLE_FREE_BYTES = 5 * GIB, GIB // 4
 PACKAGES = ("numpy", "pandas", "skops", "joblib")
@@ -187,7 +187,11 @@ def _processes(database: Database) -> Iterator[Check]:
         yield Check("Web workers", "bad", " ".join(failed), remedy)
     elif workers:
         hosts = {each.host for each in workers}
-        yield Check("Web workers", "ok", f"{len(workers)} live on {', '.join(sorted(hosts))}.")
+        most = max(sum(version["memory_bytes"] for version in each.held) for each in workers)
+        finding = (
+            f"{len(workers)} live on {', '.join(sorted(hosts))}; versions take up to {most / MIB:,.0f} MiB in each."
+        )
+        yield Check("Web workers", "ok", finding)
     else:
         yield Check("Web workers", "warn", "None is live.", "Start them with `modelport serve`.")
     lately = {each.process for each in heartbeats if each.seen_at > db.now() - SILENT}

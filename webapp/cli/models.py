@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from webapp import activation, intake, registry, uploads
+from webapp import activation, fleet, intake, registry, uploads
 from webapp.activation import Asked, Back, Convergence, Switched
 from webapp.artifacts import ArtifactStore
 from webapp.catalog import Catalog, ServedVersion
@@ -128,7 +128,10 @@ def show(console: Console, name: str, as_of: str | None) -> None:
     moment = registry.read_moment(as_of) if as_of else None
     with console.database.reading() as session:
         model = registry.get_model(session, name)
-        versions = [registry.describe_version(version) for version in model.versions]
+        versions = [
+            {**registry.describe_version(version), "computed_by": fleet.computed_by(session, name, version.number)}
+            for version in model.versions
+        ]
         history = [registry.describe_activation(each) for each in registry.history(session, model)]
         newest = from_dict(model.versions[-1].signature)
         then = {"as_of": registry.describe_as_of(session, model, moment)} if moment else {}
@@ -136,6 +139,7 @@ def show(console: Console, name: str, as_of: str | None) -> None:
     lines += [
         f"version {each['version']} ({each['label'] or 'no label'}), {each['state']},"
         f" {each['created_at'][:19]} by {each['created_by']}"
+        f"{', computed by ' if each['computed_by'] else ''}{each['computed_by'] or ''}"
         for each in versions
     ]
     lines += [f"version {versions[-1]['version']} takes and gives:", *describe(newest)]

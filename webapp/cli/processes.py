@@ -55,7 +55,8 @@ def work(console: Console) -> None:
     parts.spool.start()
     parts.follower.start(slot=None)
     try:
-        worker.run(worker.Worker(parts, HOST), worker.Inspector(parts, HOST))
+        loops = (each(parts, HOST) for each in (worker.Inspector, worker.Recomputer))
+        worker.run(worker.Worker(parts, HOST), *loops)
     finally:
         parts.follower.stop()
         parts.spool.stop()

@@ -42,6 +42,7 @@ class Prediction(Base):
     probabilities: Mapped[Any] = mapped_column(sa.JSON)
     warnings: Mapped[list[Any]] = mapped_column(sa.JSON)
     latency_seconds: Mapped[float]
+    cached: Mapped[bool] = mapped_column(server_default=sa.false())
 
 
 class SpoolPosition(Base):
@@ -85,7 +86,8 @@ def _insert_new(session: Session, rows: Iterable[dict[str, Any]]) -> list[dict[s
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    return {**record, "at": datetime.fromtimestamp(record["at"], UTC)}
+    # A record may have been written before there was a cache.
+    return {"cached": False, **record, "at": datetime.fromtimestamp(record["at"], UTC)}
 
 
 def positions(session: Session, host: str) -> dict[str, int]:
@@ -111,6 +113,14 @@ def get_prediction(session: Session, prediction_id: str, key_id: str) -> Predict
     return found
 
 
+def newest_of(session: Session, model: str, version: int, since: datetime, most: int) -> list[Prediction]:
+    """Give the newest predictions of a version after a moment, the newest first."""
+    chosen = sa.select(Prediction).where(
+        Prediction.model == model, Prediction.version == version, Prediction.at > since
+    )
+    return list(session.scalars(chosen.order_by(Prediction.at.desc(), Prediction.id.desc()).limit(most)))
+
+
 def describe(prediction: Prediction) -> dict[str, Any]:
     """Give what the key that made it may see."""
     return {
@@ -126,4 +136,5 @@ def describe(prediction: Prediction) -> dict[str, Any]:
         "warnings": prediction.warnings,
         "source": prediction.source,
         "latency_seconds": prediction.latency_seconds,
+        "cached": prediction.cached,
     }

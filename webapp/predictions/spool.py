@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from webapp.errors import Unavailable
-from webapp.serving.runtime import Answer, LoadedVersion
+from webapp.serving.loaded import Answer, LoadedVersion
 
 LOG = logging.getLogger(__name__)
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -32,9 +34,20 @@ SUFFIX = ".spool"
 Record = Mapping[str, Any]
 
 
+# Before a text that orjson did not write, and would not read as it is: with integers of more than 64 bits.
+_BY_PYTHON = b" "
+
+
 def encode(record: Record) -> bytes:
-    """One line: CRC-32 of the JSON text in hex, a space, the text."""
-    text = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    """One line: CRC-32 of the JSON text in hex, a space, the text.
+
+    The numbers are finite: checker and predictor let no others through, and a text could only say null of them.
+    """
+    try:
+        text = orjson.dumps(record)
+    except orjson.JSONEncodeError:
+        written = json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _BY_PYTHON + written.encode()
     return b"%08x %b\n" % (zlib.crc32(text), text)
 
 
@@ -44,7 +57,7 @@ def decode(line: bytes) -> dict[str, Any] | None:
     try:
         if int(checksum, 16) != zlib.crc32(text):
             return None
-        record: dict[str, Any] = json.loads(text)
+        record: dict[str, Any] = json.loads(text) if text.startswith(_BY_PYTHON) else orjson.loads(text)
     except ValueError:
         return None
     return record
@@ -69,24 +82,24 @@ class Origin:
 
 def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str | None) -> Record:
     """Give the record of one answered instance."""
-    document = answer.document
-    names = [feature.name for feature in loaded.signature.features]
+    document, version = answer.document, loaded.version
     return {
         "id": document["prediction_id"],
         "at": origin.at,
-        "model": loaded.version.model,
-        "version": loaded.version.number,
-        "model_version": loaded.version.shown,
+        "model": version.model,
+        "version": version.number,
+        "model_version": version.shown,
         "key_id": origin.key_id,
         "request_id": origin.request_id,
         "source": origin.source,
         "client_id": client_id,
-        "instance": dict(zip(names, answer.row, strict=True)),
+        "instance": dict(zip(loaded.checker.names, answer.row, strict=True)),
         "prediction": document["prediction"],
         "probability": document.get("probability"),
         "probabilities": document.get("probabilities"),
         "warnings": document.get("warnings", ()),
         "latency_seconds": origin.latency_seconds,
+        "cached": answer.cached,
     }
 
 
@@ -136,11 +149,11 @@ class Spool:
             raise Unavailable("spool_full", "The prediction log has no room; predictions are refused until it has.")
         lines = b"".join(map(encode, records))
         with self._lock:
-            if lost := len(records) - self._write(lines):
+            if lost := self._write(lines):
                 self._lost(lost)
 
     def _write(self, lines: bytes) -> int:
-        """Give how many lines are in the segment now, each of them whole."""
+        """Give how many lines are not in the segment, or not whole."""
         try:
             if self._descriptor is None:
                 self._open_segment()
@@ -153,7 +166,7 @@ class Spool:
         if written < len(lines) or self._written >= SEGMENT_BYTES:
             # After a torn line nothing may follow in the same segment: it would be read as part of it.
             self._close_segment()
-        return lines.count(b"\n", 0, written)
+        return lines.count(b"\n", written)
 
     def _lost(self, count: int) -> None:
         if self._refuse_when_full:

@@ -73,6 +73,27 @@ def same(one: Any, other: Any) -> bool:  # noqa: ANN401 - plain JSON values
     return type(one) is type(other) and bool(one == other)
 
 
+# What a plan's numbers may differ by from scikit-learn's own.
+PLAN_TOLERANCE = 1e-12
+
+
+def same_within(one: Any, other: Any, scale: float) -> bool:  # noqa: ANN401 - plain JSON values
+    """Whether an output is one that a plan may give for another: labels are identical, numbers within 1e-12.
+
+    That is relative to the number, or to the scale of such outputs: 1 for probabilities, of which the small one of two
+    is what the large one leaves. Values are compared, not types: a database may keep 1.0 as 1.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same_within(one[name], other[name], scale) for name in one)
+    if _is_number(one) and _is_number(other):
+        return math.isclose(one, other, rel_tol=PLAN_TOLERANCE, abs_tol=PLAN_TOLERANCE * scale)
+    return type(one) is type(other) and bool(one == other)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 # --- Choosing -----------------------------------------------------------------------------------------------
 
 

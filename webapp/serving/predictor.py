@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from webapp.errors import Invalid, Problem
+from webapp.serving.plans import Plan, Unplanned
 from webapp.signature import Feature, Row, Signature, Value
 
 # So many rows that are refused are named; more help nobody.
@@ -29,14 +31,19 @@ class Outcome:
 class Predictor:
     """One estimator with its signature."""
 
-    def __init__(self, estimator: Any, signature: Signature) -> None:  # noqa: ANN401 - an estimator of any kind
-        """`estimator` is fitted and has the inputs and outputs that `signature` describes."""
+    def __init__(self, estimator: Any, signature: Signature, plan: Plan | None = None) -> None:  # noqa: ANN401 - an estimator of any kind
+        """`estimator` is fitted and has the inputs and outputs that `signature` describes; `plan` answers for it."""
+        self.plan = plan
         self._estimator = estimator
         self._signature = signature
 
     def under(self, signature: Signature) -> Predictor:
-        """Give the same estimator under another signature."""
+        """Give the same estimator under another signature, which its plan was not proven for."""
         return Predictor(self._estimator, signature)
+
+    def by(self, plan: Plan | None) -> Predictor:
+        """Give the same estimator, answered for by a plan, or with None by itself."""
+        return Predictor(self._estimator, self._signature, plan)
 
     def predict(self, rows: Sequence[Row], pointers: Sequence[str]) -> list[Outcome]:
         """Give one outcome per row, from one call of the estimator for all rows.
@@ -67,12 +74,18 @@ class Predictor:
         return found
 
     def _outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
-        predicted, probabilities = self._asked(assemble(self._signature, rows))
+        predicted, probabilities = self._asked(rows)
         if self._signature.multi_output:
             return _many_outputs(self._signature, predicted, probabilities)
         return _one_output(self._signature, predicted.reshape(len(rows)), probabilities)
 
-    def _asked(self, matrix: Any) -> tuple[Any, Any]:  # noqa: ANN401 - arrays
+    def _asked(self, rows: Sequence[Row]) -> tuple[Any, Any]:
+        if self.plan is not None:
+            with suppress(Unplanned):
+                return self.plan.ask(rows)
+        return self._estimated(assemble(self._signature, rows))
+
+    def _estimated(self, matrix: Any) -> tuple[Any, Any]:  # noqa: ANN401 - arrays
         try:
             predicted = np.asarray(self._estimator.predict(matrix))
             asked = self._signature.probabilities != "none"

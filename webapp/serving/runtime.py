@@ -4,70 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from webapp import artifacts, faults, signature
 from webapp.artifacts import ArtifactStore
 from webapp.catalog import Catalog, ServedVersion
 from webapp.errors import Refusal, Unavailable
-from webapp.serving import golden
-from webapp.serving.golden import Golden
-from webapp.serving.predictor import Outcome, Predictor
-from webapp.signature import Row, Signature
-from webapp.signature.check import Checker
+from webapp.serving.cache import PredictionCache
+from webapp.serving.loaded import LoadedVersion
+from webapp.serving.loading import Loader
 
-# Versions that are asked for by number, beside the active ones, which always stay.
-MOST_EXTRA_VERSIONS = 8
+# Versions that are asked for by number, beside the active ones and those before them, which always stay. The one that
+# was asked for last stays whatever it takes.
+MOST_EXTRA_VERSIONS = 32
+MOST_EXTRA_BYTES = 1024**3
 # What was prepared is activated within this time, or never.
 PREPARED_SECONDS = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one instance became: the row the estimator saw, and the public form of what it said."""
-
-    row: Row
-    document: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedVersion:
-    """Everything one request needs, taken once at its start, so that no answer mixes versions."""
-
-    version: ServedVersion
-    signature: Signature
-    checker: Checker
-    predictor: Predictor
-    load_seconds: float
-
-    def predict(self, instances: Sequence[object], pointers: Sequence[str], ids: Sequence[str]) -> list[Answer]:
-        """Check instances, predict them in one call, and give one answer for each.
-
-        `pointers` are their places in the request's body, `ids` the ids of the predictions.
-        Raises `Invalid` with every problem of every instance.
-        """
-        rows = self.checker.rows(instances, pointers)
-        outcomes = self.predictor.predict(rows, pointers)
-        return [
-            Answer(row, self._document(prediction_id, row, outcome))
-            for prediction_id, row, outcome in zip(ids, rows, outcomes, strict=True)
-        ]
-
-    def _document(self, prediction_id: str, row: Row, outcome: Outcome) -> dict[str, Any]:
-        document: dict[str, Any] = {"prediction": outcome.prediction}
-        if outcome.probabilities is not None:
-            document |= {"probability": outcome.probability, "probabilities": outcome.probabilities}
-        document |= {
-            "model": self.version.model,
-            "model_version": self.version.shown,
-            "prediction_id": prediction_id,
-        }
-        if warnings := self.checker.warnings(row):
-            document["warnings"] = warnings
-        return document
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +47,23 @@ class Runtime:
         secret: bytes,
         on_load: Callable[[LoadedVersion], None] = lambda _loaded: None,
         turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+        most_extra_bytes: int = MOST_EXTRA_BYTES,
+        cache: PredictionCache | None = None,
     ) -> None:
         """`secret` checks the seals of versions; `on_load` is told of each version that was loaded.
 
-        Loads are done in `turn`, which the processes of a host share.
+        Loads are done in `turn`, which the processes of a host share. `most_extra_bytes` is what the versions may take
+        that are neither active nor were before. Without a `cache` the process has no callers who come at once: they
+        share nothing.
         """
-        self._store = store
-        self._secret = secret
+        self._loader = Loader(store, secret, cache)
         self._on_load = on_load
         self._turn = turn
+        self._most_extra_bytes = most_extra_bytes
         self._state = _State(Catalog(), {}, {})
         self._extra: dict[ServedVersion, LoadedVersion] = {}
+        # When each of them was asked for last.
+        self._asked: dict[ServedVersion, float] = {}
         # Ready to be activated, and since when.
         self._prepared: dict[ServedVersion, tuple[LoadedVersion, float]] = {}
         self._loading = threading.Lock()
@@ -122,6 +82,7 @@ class Runtime:
         version = state.catalog.resolve(model, number)
         if number is None:
             raise Unavailable("version_not_loaded", f"The active version of “{model}” cannot be loaded here.")
+        self._asked[version] = time.monotonic()
         return self._kept(version) or self._load_extra(version)
 
     def holds(self, version: ServedVersion) -> bool:
@@ -164,12 +125,36 @@ class Runtime:
                 failures.append(f"{version.model} {version.number}: {_reason(error)}")
                 if last_good := before.active.get(version.model):
                     active[version.model] = last_good
-        replaced = {name: loaded for name, loaded in before.active.items() if active.get(name) is not loaded}
+        # The same version without its plan takes the place of itself, not of the one that a roll back returns to.
+        replaced = {
+            name: loaded
+            for name, loaded in before.active.items()
+            if name not in active or active[name].version.number != loaded.version.number
+        }
         self._prepared = {
             version: each for version, each in self._prepared.items() if active.get(version.model) is not each[0]
         }
         self._state = _State(catalog, active, {**before.previous, **replaced})
         return failures
+
+    def loaded(self) -> list[tuple[str, LoadedVersion]]:
+        """Every version in memory, each once, with the first part that it plays."""
+        state = self._state
+        parts = {
+            "active": list(state.active.values()),
+            "previous": list(state.previous.values()),
+            "prepared": [loaded for loaded, _ in self._prepared.values()],
+            "extra": list(self._extra.values()),
+        }
+        found: dict[int, tuple[str, LoadedVersion]] = {}
+        for role, versions in parts.items():
+            for loaded in versions:
+                found.setdefault(id(loaded), (role, loaded))
+        return list(found.values())
+
+    def held(self) -> list[dict[str, Any]]:
+        """Describe every version in memory, for those who look at this process from outside."""
+        return [{"role": role, **loaded.describe()} for role, loaded in self.loaded()]
 
     def active_versions(self) -> list[ServedVersion]:
         """The versions that answer when none is asked for."""
@@ -185,7 +170,7 @@ class Runtime:
         active = self._state.active.get(version.model)
         if active and active.version == version:
             return active
-        return self._kept(version) or self._load(version)
+        return self._kept(version) or self._without_plan(version) or self._load(version)
 
     def _kept(self, version: ServedVersion) -> LoadedVersion | None:
         if prepared := self._prepared.get(version):
@@ -193,26 +178,18 @@ class Runtime:
         previous = self._state.previous.get(version.model)
         return previous if previous and previous.version == version else self._extra.get(version)
 
+    def _without_plan(self, version: ServedVersion) -> LoadedVersion | None:
+        """Give the active version without its plan, where that is all that changes.
+
+        Nothing is loaded for it: that could fail, and a plan that answers wrongly must not go on as the last good one.
+        """
+        active = self._state.active.get(version.model)
+        if active is None or version.may_plan or active.version != replace(version, may_plan=True):
+            return None
+        return self._loader.without_plan(active, version)
+
     def _load(self, version: ServedVersion) -> LoadedVersion:
-        started = time.monotonic()
-        faults.point("runtime.load")
-        expected = artifacts.seal(
-            self._secret,
-            version.model,
-            version.number,
-            version.artifact,
-            version.signature,
-            golden=version.golden,
-            report_sha256=version.report_sha256,
-        )
-        if expected != version.seal:
-            raise Unavailable("version_damaged", "The version's row is not what was stored.")
-        learned = signature.from_dict(dict(version.signature))
-        estimator = artifacts.load(self._store.get(version.artifact))
-        predictor = Predictor(estimator, learned)
-        if version.golden:
-            golden.check(predictor, Golden.from_json(self._store.get(version.golden)))
-        loaded = LoadedVersion(version, learned, Checker(learned), predictor, time.monotonic() - started)
+        loaded = self._loader.load(version)
         self._on_load(loaded)
         return loaded
 
@@ -232,8 +209,16 @@ class Runtime:
             return loaded
 
     def _keep_extra(self, loaded: LoadedVersion) -> None:
-        # Replaced, never changed: readers look into it without a lock.
+        """Keep a version as long as there is room; what was not asked for the longest goes first."""
         extra = {**self._extra, loaded.version: loaded}
-        for version in list(extra)[:-MOST_EXTRA_VERSIONS]:
+        for version in sorted(self._extra, key=lambda version: self._asked.get(version, 0.0)):
+            if len(extra) <= MOST_EXTRA_VERSIONS and _bytes(extra.values()) <= self._most_extra_bytes:
+                break
             del extra[version]
+        # Replaced, never changed: readers look into it without a lock.
         self._extra = extra
+        self._asked = {version: moment for version, moment in self._asked.copy().items() if version in extra}
+
+
+def _bytes(versions: Iterable[LoadedVersion]) -> int:
+    return sum(loaded.memory_bytes for loaded in versions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from webapp.errors import Invalid
-from webapp.serving.runtime import LoadedVersion
+from webapp.serving.loaded import LoadedVersion
 from webapp.signature import Feature, Signature, Value
 from webapp.signature.example import made_up
 

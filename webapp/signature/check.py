@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, Self
 
 import marshmallow
+import numpy as np
 from marshmallow import fields, validate
 
 from webapp.errors import Invalid, Problem, member
 from webapp.signature import Feature, Row, Signature, Value
+from webapp.signature.quick import Quick
 
 
 class Message(str):
@@ -98,6 +101,9 @@ class String(fields.Field[str]):
 
 # An instance with so many unknown fields is not looked at further.
 MOST_STRANGERS = 20
+# From so many instances on they are looked at column by column.
+FEWEST_FOR_COLUMNS = 8
+FEWEST_RANGES = 4
 
 FIELDS: dict[str, type[fields.Field[Any]]] = {
     "number": Number,
@@ -171,12 +177,22 @@ class Checker:
     def __init__(self, signature: Signature) -> None:
         """Build the schema and the list of features that have something observed to compare with."""
         self._schema = schema(signature)
-        self._names = frozenset(feature.name for feature in signature.features)
+        self._quick = Quick(signature)
+        self.names = [feature.name for feature in signature.features]
+        self._known = frozenset(self.names)
         self._attributes = [f"f{position}" for position in range(len(signature.features))]
         self._observed = [
             (position, feature, frozenset(feature.observed_values or ()))
             for position, feature in enumerate(signature.features)
             if feature.observed_minimum is not None or feature.observed_values is not None
+        ]
+        self._ranges = [
+            (position, feature.observed_minimum, feature.observed_maximum)
+            for position, feature, _ in self._observed
+            if feature.observed_minimum is not None and feature.observed_maximum is not None
+        ]
+        self._seen = [
+            (position, seen) for position, feature, seen in self._observed if feature.observed_values is not None
         ]
 
     def rows(self, instances: Sequence[object], prefixes: Sequence[str]) -> list[Row]:
@@ -184,10 +200,18 @@ class Checker:
 
         `prefixes` has one JSON pointer per instance. Raises `Invalid` with every problem of every instance.
         """
+        quick = self._quick.rows(instances) if len(instances) >= FEWEST_FOR_COLUMNS else None
+        return self._each(instances, prefixes) if quick is None else quick
+
+    def _each(self, instances: Sequence[object], prefixes: Sequence[str]) -> list[Row]:
         rows: list[Row] = []
         problems: list[Problem] = []
         for instance, prefix in zip(instances, prefixes, strict=True):
-            if isinstance(instance, dict) and len(instance) > len(self._names) + MOST_STRANGERS:
+            row = self._quick.row(instance)
+            if row is not None:
+                rows.append(row)
+                continue
+            if isinstance(instance, dict) and len(instance) > len(self.names) + MOST_STRANGERS:
                 problems += self._strangers(instance, prefix)
                 continue
             try:
@@ -202,17 +226,48 @@ class Checker:
 
     def _strangers(self, instance: dict[str, object], prefix: str) -> Iterator[Problem]:
         """Name some of very many unknown fields: a body full of them is not worth reporting field by field."""
-        unknown = (name for name in instance if name not in self._names)
+        unknown = (name for name in instance if name not in self._known)
         for name in islice(unknown, MOST_STRANGERS):
             yield Problem(member(prefix, name), "unknown_field", MESSAGES["unknown"])
 
     def warnings(self, row: Row) -> tuple[dict[str, str], ...]:
         """Name what a row has that the reference had not. Nothing here is refused."""
+        if self._is_ordinary(row):
+            return ()
         return tuple(
             {"feature": feature.name, "code": code, "message": message}
             for position, feature, seen in self._observed
             for code, message in _unseen(feature, seen, row[position])
         )
+
+    def warnings_of(self, rows: Sequence[Row]) -> list[tuple[dict[str, str], ...]]:
+        """Give the warnings of each row."""
+        found: list[tuple[dict[str, str], ...]] = [()] * len(rows)
+        for position in self._suspects(rows):
+            found[position] = self.warnings(rows[position])
+        return found
+
+    def _is_ordinary(self, row: Row) -> bool:
+        for position, low, high in self._ranges:
+            value = row[position]
+            if value is not None and not low <= value <= high:  # type: ignore[operator] # numbers have ranges
+                return False
+        return not self._seen or all(row[position] in seen or row[position] is None for position, seen in self._seen)
+
+    def _suspects(self, rows: Sequence[Row]) -> Iterable[int]:
+        """Give the places of rows that have to be looked at one by one."""
+        every = range(len(rows))
+        if len(rows) < FEWEST_FOR_COLUMNS or len(self._ranges) < FEWEST_RANGES or self._seen:
+            return every
+        positions, low, high = zip(*self._ranges, strict=True)
+        ranged = rows if len(positions) == len(rows[0]) else map(itemgetter(*positions), rows)
+        try:
+            numbers = np.fromiter(chain.from_iterable(ranged), float, len(rows) * len(positions))
+        except TypeError:
+            # Some are null.
+            return every
+        numbers = numbers.reshape(len(rows), -1)
+        return np.flatnonzero(((numbers < low) | (numbers > high)).any(axis=1)).tolist()
 
 
 def _summary(count: int) -> str:

@@ -1,0 +1,117 @@
+"""Brings a version into memory: verified, checked on its golden rows, planned where that is proven, and tried."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from webapp import artifacts, faults, signature
+from webapp.artifacts import ArtifactStore
+from webapp.catalog import ServedVersion
+from webapp.errors import Invalid, Unavailable
+from webapp.serving import batching, golden
+from webapp.serving.batching import Shared
+from webapp.serving.cache import PredictionCache
+from webapp.serving.golden import Golden
+from webapp.serving.loaded import LoadedVersion
+from webapp.serving.memory import resident_bytes
+from webapp.serving.predictor import Predictor
+from webapp.serving.proof import planned
+from webapp.serving.sample import sample
+from webapp.signature import Row, Signature
+from webapp.signature.check import Checker
+
+
+class Loader:
+    """Loads versions from a store, for callers who share calls and kept answers where there is a cache."""
+
+    def __init__(self, store: ArtifactStore, secret: bytes, cache: PredictionCache | None) -> None:
+        """`secret` checks the seals of versions."""
+        self._store = store
+        self._secret = secret
+        self._cache = cache
+
+    def load(self, version: ServedVersion) -> LoadedVersion:
+        """Bring a version into memory; raise `Unavailable` where it is not what was stored."""
+        started, resident = time.monotonic(), resident_bytes()
+        faults.point("runtime.load")
+        expected = artifacts.seal(
+            self._secret,
+            version.model,
+            version.number,
+            version.artifact,
+            version.signature,
+            golden=version.golden,
+            report_sha256=version.report_sha256,
+        )
+        if expected != version.seal:
+            raise Unavailable("version_damaged", "The version's row is not what was stored.")
+        learned = signature.from_dict(dict(version.signature))
+        content = self._store.get(version.artifact)
+        estimator, least = artifacts.load(content), len(content)
+        del content  # what is measured below is what stays
+        predictor = Predictor(estimator, learned)
+        kept = Golden.from_json(self._store.get(version.golden)) if version.golden else Golden((), ())
+        golden.check(predictor, kept)
+        proof = None
+        if version.may_plan:
+            predictor, proof = planned(
+                predictor, estimator, learned, lambda: [*kept.rows, *self._reference_rows(version, learned)]
+            )
+        grown = max(resident_bytes() - resident, least)
+        loaded = LoadedVersion(
+            version,
+            learned,
+            Checker(learned),
+            predictor,
+            time.monotonic() - started,
+            grown,
+            usual=_usual(learned, kept.rows),
+            proof=proof,
+        )
+        return self._joined(loaded)
+
+    def without_plan(self, loaded: LoadedVersion, version: ServedVersion) -> LoadedVersion:
+        """Give a version that is in memory as `version`, which is it without its plan. Nothing is read for it."""
+        return self._joined(replace(loaded, version=version, predictor=loaded.predictor.by(None), proof=None))
+
+    def _reference_rows(self, version: ServedVersion, learned: Signature) -> list[Row]:
+        """Give the first rows of the reference that the signature takes; one that cannot be read has none."""
+        if version.reference is None:
+            return []
+        try:
+            instances = sample({version.number: self._store.get(version.reference)}, (learned, learned)).instances
+        except Exception:  # noqa: BLE001 - it only adds to what a plan is proven with
+            return []
+        return list(_acceptable(Checker(learned), instances))
+
+    def _joined(self, loaded: LoadedVersion) -> LoadedVersion:
+        """Try a version, and have its callers share calls and answers where that changes none."""
+        if self._cache is None:
+            return loaded
+        predictor = loaded.predictor
+        trial = batching.tried(predictor, loaded.usual)
+        # A plan is done before anybody could come to share it.
+        shared = Shared(predictor) if predictor.plan is None and trial.independent else None
+        computed_by = predictor.plan.name if predictor.plan else "scikit-learn"
+        cache, caching = self._cache.of(loaded.version, computed_by, (shared or predictor).predict, loaded.usual, trial)
+        return replace(loaded, shared=shared, cache=cache, caching=caching)
+
+
+def _acceptable(checker: Checker, instances: Iterable[object]) -> Iterator[Row]:
+    for instance in instances:
+        with suppress(Invalid):
+            yield from checker.rows([instance], [""])
+
+
+def _usual(learned: Signature, rows: Sequence[Row]) -> Sequence[Row]:
+    """Give golden rows; made-up ones where there is only one, which had none beside it."""
+    if len(rows) != 1:
+        return rows
+    made = sample({}, (learned, learned)).instances[: batching.TRIED_ROWS]
+    try:
+        return Checker(learned).rows(made, [""] * len(made))
+    except Invalid:
+        return rows

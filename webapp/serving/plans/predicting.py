@@ -1,0 +1,19 @@
+"""What stands at the end of every plan: an answer to a matrix of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from webapp.serving.plans.steps import Matrix
+
+
+@dataclass(frozen=True, slots=True)
+class Predicting:
+    """The part of a plan that predicts, in words, and as what it gives for a matrix: predictions and a table."""
+
+    name: str
+    answer: Callable[[Matrix], tuple[Any, Any]]
+    # By column: the numbers at which trees part.
+    thresholds: Mapping[int, Matrix] = field(default_factory=dict)
