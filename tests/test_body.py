@@ -270,5 +270,40 @@ def test_a_length_that_is_none_is_left_to_the_library(length: str) -> None:
         assert body._body() == expected
 
 
+class Broken:
+    """A connection that the other side has reset."""
+
+    def read(self, _size: int = -1) -> bytes:
+        raise ConnectionResetError
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"wsgi.input": io.BytesIO(b"a,b\n1,2\n3,4"), "CONTENT_LENGTH": "40"},
+        {"wsgi.input": Broken(), "CONTENT_LENGTH": "40"},
+        {"wsgi.input": Broken(), "HTTP_TRANSFER_ENCODING": "chunked"},
+    ],
+)
+def test_what_came_before_the_connection_ended_is_no_body(about: dict[str, Any]) -> None:
+    overrides = {**about, "wsgi.input_terminated": True}
+    with APP.test_request_context("/", method="POST", environ_overrides=overrides):
+        for _ in range(2):
+            with pytest.raises(Malformed) as refusal:
+                body.read_csv(10)
+            assert refusal.value.code == "body_incomplete"
+
+
+@pytest.mark.parametrize("content", ["a\n1\n", "a\r\n1", 'a\n"1"\n\n\r\n', "a\r1\r\r"])
+def test_empty_lines_at_the_end_of_a_table_are_no_rows(content: str) -> None:
+    with APP.test_request_context("/", method="POST", data=content.encode()):
+        assert body.read_csv(1) == {"a": ("1",)}
+
+
+def test_of_a_table_with_too_many_rows_one_more_is_read_and_no_others() -> None:
+    with APP.test_request_context("/", method="POST", data=b"a\n" + b"1\n" * 1000):
+        assert body.read_csv(10) == {"a": ("1",) * 11}
+
+
 def test_a_document_shows_its_bits() -> None:
     assert len({told(each) for each in (0, 0.0, -0.0, False, None, "0", math.inf)}) == 7

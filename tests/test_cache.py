@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -323,6 +324,16 @@ def test_when_the_one_who_computes_dies_the_others_compute(
     assert [predictions(each.result(WAIT)) for each in others] == [["(1.0,)"]] * 3
 
 
+def test_who_has_no_memory_to_look_leaves_nobody_waiting(callers: Callers, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "_Flight", Mock(side_effect=[kept._Flight(), MemoryError]))
+        with pytest.raises(MemoryError):
+            ask(callers._cache, (1.0,), (2.0,))
+    # What is being computed is what others would wait for.
+    assert not callers._cache._lookup._local._flights
+    assert predictions(ask(callers._cache, (1.0,), (2.0,))) == ["(1.0,)", "(2.0,)"]
+
+
 # --- Whether it is used -----------------------------------------------------------------------------------
 
 
@@ -423,6 +434,22 @@ def test_a_plan_that_is_switched_off_leaves_none_of_its_answers(tmp_path: Path) 
     assert shelf.loaded().predictor.plan is None
 
 
+def test_the_way_back_needs_no_artifact_when_the_plan_of_the_version_before_goes(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    shelf.add(constant(1))
+    shelf.add(constant(2))
+    shelf.switch(1)
+    assert shelf.loaded().predictor.plan
+    shelf.switch(2)
+    shelf.versions[1] = replace(shelf.versions[1], may_plan=False)
+    shelf.store.get = lambda digest: pytest.fail(f"{digest} is read")  # type: ignore[method-assign]
+    shelf.switch(2)
+    assert shelf.runtime.served("m", 1).predictor.plan is None
+    shelf.switch(1)
+    assert shelf.loaded().predictor.plan is None
+    assert shelf.ask()[0] == pytest.approx(1.0)
+
+
 def test_a_version_that_draws_lots_is_neither_kept_nor_shared(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     estimator = DummyClassifier(strategy="uniform", random_state=None).fit(FRAME, ["x", "y"] * 20)
@@ -507,6 +534,12 @@ def test_what_is_kept_there_runs_out_and_shows_no_instance(model: Model, redis: 
     assert len(name) == len("modelport:") + 64
 
 
+def test_no_name_there_is_the_key_that_names_are_made_with(model: Model, redis: Server) -> None:
+    cache = process(model, redis)
+    ask(cache, (1.0,))
+    assert f"modelport:{cache._lookup._key.hex()}".encode() not in set(redis.client.scan_iter())
+
+
 def test_answers_of_another_version_or_secret_are_none(model: Model, redis: Server) -> None:
     ask(process(model, redis), (1.0,))
     for other in (
@@ -562,7 +595,7 @@ def test_when_redis_dies_predictions_go_on_and_when_it_is_back_it_is_used(model:
         assert set(redis.client.keys()) == names
         remote = cache._lookup._remote
         assert remote is not None
-        remote._rests_until -= REDIS_REST_SECONDS
+        remote._reads._rests_until -= REDIS_REST_SECONDS
         ask(cache, (5.0,))
         assert len(set(redis.client.keys()) - names) == 1
     finally:
@@ -576,13 +609,70 @@ def test_a_redis_that_hangs_is_not_waited_for_again_and_again(model: Model, redi
         assert predictions(ask(cache, (1.0,))) == ["(1.0,)"]
         remote = cache._lookup._remote
         assert remote is not None
-        assert remote._failed
-        rests_until = remote._rests_until = math.inf
+        assert remote._reads.failed
+        rests_until = remote._reads._rests_until = math.inf
         assert predictions(ask(cache, (2.0,))) == ["(2.0,)"]
         # Nobody tried it.
-        assert remote._rests_until == rests_until
+        assert remote._reads._rests_until == rests_until
     finally:
         redis.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("answer", [5, True, [], [None, None], None, b"x", "x", {}], ids=repr)
+def test_what_is_no_answer_to_the_question_is_none(model: Model, redis: Server, answer: Any) -> None:
+    cache = process(model, redis)
+    remote = cache._lookup._remote
+    assert remote is not None
+    remote._client.mget = lambda _names: answer  # type: ignore[method-assign]
+    assert ask(cache, (1.0,))[1] == [False]
+
+
+def test_one_that_takes_nothing_more_is_still_read(
+    model: Model, redis: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask(process(model, redis), (1.0,), (2.0,))
+    other = process(model, redis)
+    before = redis.client.config_get("maxmemory")
+    redis.client.config_set("maxmemory", 1)
+    try:
+        assert ask(other, (3.0,))[1] == [False]
+        assert ask(other, (1.0,))[1] == [True]
+        assert ask(other, (4.0,), (2.0,))[1] == [False, True]
+    finally:
+        redis.client.config_set("maxmemory", before["maxmemory"])
+    assert [record.message for record in caplog.records].count("cache.redis_failed") == 1
+
+
+def test_while_one_tries_a_redis_that_failed_no_other_does(model: Model, redis: Server) -> None:
+    cache = process(model, redis)
+    remote = cache._lookup._remote
+    assert remote is not None
+    tried, go = threading.Semaphore(0), threading.Event()
+
+    def mget(_names: object) -> None:
+        tried.release()
+        # As long as it may take to find out what an address stands for.
+        assert go.wait(WAIT)
+        raise OSError
+
+    go.set()
+    remote._client.mget = mget  # type: ignore[method-assign]
+    ask(cache, (1.0,))
+    go.clear()
+    remote._reads._rests_until -= REDIS_REST_SECONDS
+    with ThreadPoolExecutor(2) as pool:
+        assert tried.acquire(timeout=WAIT)
+        trying = pool.submit(ask, cache, (2.0,))
+        assert tried.acquire(timeout=WAIT)
+        # So much later, the first one has no answer yet.
+        remote._reads._rests_until -= REDIS_REST_SECONDS
+        other = pool.submit(ask, cache, (3.0,))
+        try:
+            assert predictions(other.result(WAIT)) == ["(3.0,)"]
+            assert not tried.acquire(blocking=False)
+        finally:
+            go.set()
+        assert predictions(trying.result(WAIT)) == ["(2.0,)"]
 
 
 def test_a_redis_that_was_never_there_costs_no_answer(model: Model, tmp_path: Path) -> None:

@@ -206,6 +206,11 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
         PLAIN,
         TARGET,
     ),
+    "a ridge that fills with a text of its own": (
+        make_pipeline(SimpleImputer(strategy="constant", fill_value="none"), OneHotEncoder(), Ridge()),
+        WHOLE[["city", "size"]],
+        TARGET,
+    ),
     "a ridge of rare values": (
         make_pipeline(
             OneHotEncoder(min_frequency=20, handle_unknown="infrequent_if_exist", drop="first"),
@@ -385,6 +390,7 @@ STRANGE: dict[str, tuple[str, Row]] = {
     "a missing number in a product": ("a ridge", (0.0, 0.0, None, 0.0, 0.0)),
     "an overflow in a product": ("a ridge", (1e308, 1e308, 1e308, 1e308, 1e308)),
     "a value that the encoder refuses": ("refusing", ("Aachen", 0.0)),
+    "one that stands where null was": ("a ridge that fills with a text of its own", (None, "S")),
 }
 
 
@@ -435,6 +441,15 @@ OTHERS: dict[str, tuple[Any, Any, Any]] = {
         TARGET,
     ),
     "probabilities of another kind": (SGDClassifier(loss="modified_huber", random_state=0), PLAIN / 1e4, TWO),
+    "a text that stands for null": (
+        make_pipeline(
+            SimpleImputer(missing_values="?", strategy="most_frequent"),
+            OneHotEncoder(handle_unknown="ignore"),
+            LogisticRegression(),
+        ),
+        WHOLE[["city", "size"]],
+        TWO,
+    ),
     "weights of columns": (
         make_pipeline(
             make_column_transformer((StandardScaler(), ["a"]), (MinMaxScaler(), ["b"])).set_params(

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from sklearn.compose import make_column_transformer
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from webapp import artifacts
 from webapp.artifacts import ArtifactStore
@@ -213,6 +214,57 @@ def test_a_number_next_to_zero_is_measured_by_the_usual_ones() -> None:
     assert proof._difference(next_to_zero, usual, 0.0) == 0.5
 
 
+# --- What scikit-learn refuses, and what is left to it ---------------------------------------------------------
+
+
+def test_what_scikit_learn_refuses_hides_no_wrong_plan(forest: Any) -> None:
+    # So large a number does not fit single precision: among the probes are some that trees refuse.
+    known = learn(forest, assemble, reference=FRAME, declared=[{"name": "b", "maximum": 1e300}])
+    right = plan_of(forest, known)
+    found = prove(forest, right, known.signature, [])
+    assert found.holds
+    assert found.rows > 1000
+    wrong = replace(right, ask=wrong_at_one_threshold(forest, known))
+    assert not prove(forest, wrong, known.signature, []).holds
+    unrefusing = replace(right, ask=never_refusing(forest, known))
+    assert prove(forest, unrefusing, known.signature, []).reason == "It answers what scikit-learn refuses."
+
+
+def test_a_plan_that_could_not_be_compared_is_not_used(forest: Any, learned: Learned) -> None:
+    class Refusing:
+        def predict(self, _rows: object) -> None:
+            raise ValueError
+
+    plan = replace(plan_of(forest, learned), ask=never_planned(forest, learned))
+    found = prove(Refusing(), plan, learned.signature, learned.rows)
+    assert found.reason == "Scikit-learn answers too few of the rows that it was to be compared on."
+
+
+def test_a_few_rows_that_are_left_to_scikit_learn_are_no_reason_against_a_plan() -> None:
+    frame = FRAME.assign(flag=True)
+    encoder = make_column_transformer((OneHotEncoder(handle_unknown="ignore"), ["flag"]), remainder="passthrough")
+    model = make_pipeline(encoder, StandardScaler(with_mean=False), LogisticRegression()).fit(frame, LABELS)
+    known = learn(model, assemble, reference=frame, declared=())
+    plan = plan_of(model, known)
+    with pytest.raises(Unplanned):
+        plan.ask([(*known.rows[0][:3], False)])
+    found = prove(model, plan, known.signature, [])
+    assert found.holds
+    assert 0 < found.left < found.rows / 5
+
+
+def test_neither_are_numbers_that_are_none() -> None:
+    model = make_pipeline(StandardScaler(), Ridge()).fit(FRAME, TARGET)
+    model[-1].coef_ = np.array([1000.0, -1000.0, 1 / 3])
+    # At the upper ends of both, scikit-learn subtracts the infinite from the infinite.
+    ends = [{"name": name, "maximum": 1e308} for name in "ab"]
+    known = learn(model, assemble, reference=FRAME, declared=ends)
+    assert np.isnan(model.predict(pd.DataFrame([(1e308, 1e308, 0.0)], columns=["a", "b", "c"]))).all()
+    found = prove(model, plan_of(model, known), known.signature, [*known.rows, (1e308, 1e308, 0.0)])
+    assert found.holds
+    assert found.left > 1
+
+
 # --- Around it ----------------------------------------------------------------------------------------------
 
 
@@ -222,6 +274,24 @@ def test_a_plan_that_holds_answers(forest: Any, learned: Learned) -> None:
     assert found.holds
     assert predictor.plan is not None
     assert predictor.predict(learned.rows[:9], [""] * 9) == predictor.by(None).predict(learned.rows[:9], [""] * 9)
+
+
+@pytest.mark.parametrize("given", [FRAME, FRAME.to_numpy()], ids=["frame", "array"])
+def test_a_step_that_writes_over_its_input_changes_no_probability(given: Any) -> None:
+    model = make_pipeline(StandardScaler(copy=False), LogisticRegression()).fit(given.copy(), LABELS)
+    known = learn(model, assemble, reference=FRAME, declared=())
+    itself = Predictor(model, known.signature)
+    expected = model.predict_proba(assemble(known.signature, known.rows))[:, 1].tolist()
+    assert [each.probabilities["yes"] for each in itself.predict(known.rows, [""] * 300)] == expected
+    _, found = planned(itself, model, known.signature, lambda: known.rows)
+    assert found is not None
+    assert found.holds
+
+
+def test_no_rows_have_no_answers(forest: Any, learned: Learned) -> None:
+    itself = Predictor(forest, learned.signature)
+    assert itself.predict([], []) == []
+    assert itself.by(plan_of(forest, learned)).predict([], []) == []
 
 
 def test_a_kind_without_a_plan_has_no_proof(learned: Learned) -> None:

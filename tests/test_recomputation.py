@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,17 +15,18 @@ import sqlalchemy as sa
 from flask.testing import FlaskClient
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LinearRegression, LogisticRegression
+from sqlalchemy.orm import Session
 
 from tests.conftest import eventually
-from webapp import app, keys, metrics, registry
+from webapp import app, keys, metrics, recomputation, registry
 from webapp.audit import Actor, AuditRecord
 from webapp.catalog import ServedVersion
 from webapp.config import Settings
-from webapp.db import Database
+from webapp.db import Database, now
 from webapp.errors import Conflict
 from webapp.log_writer import LogWriter
 from webapp.predictions.log import Prediction
-from webapp.recomputation import MOST_ROWS, Recomputation
+from webapp.recomputation import LOGGED_WITHIN, MOST_ROWS, Recomputation
 from webapp.serving.golden import same_within
 from webapp.serving.loaded import LoadedVersion
 from webapp.serving.plans import Plan
@@ -223,6 +225,34 @@ def test_a_look_takes_no_more_than_the_newest_predictions(make: Callable[..., Ho
     assert response.status_code == 200
     assert house.look() == MOST_ROWS
     assert house.look() == 0
+
+
+def test_what_others_were_asked_is_not_searched_again_and_again(
+    make: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = make(by_itself)
+    searched = []
+    newest_of = recomputation.log.newest_of
+
+    def noted(session: Session, model: str, version: int, since: datetime, most: int) -> list[Prediction]:
+        searched.append(since)
+        return newest_of(session, model, version, since, most)
+
+    monkeypatch.setattr(recomputation.log, "newest_of", noted)
+    later = now() + timedelta(hours=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(recomputation, "now", lambda: later)
+        house.look()
+        house.look()
+    assert searched[1] == later - LOGGED_WITHIN
+    assert searched[0] < searched[1]
+
+
+def test_a_prediction_that_comes_into_the_log_after_a_look_is_checked_by_the_next(make: Callable[..., House]) -> None:
+    house = make(by_itself)
+    house.answer()
+    assert house.recomputation.look() == 0
+    assert house.look() == 1
 
 
 def test_numbers_that_a_database_keeps_as_integers_are_the_same(make: Callable[..., House]) -> None:

@@ -19,7 +19,7 @@ from webapp.predictions import log, spool
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.1
 # Also after a pass that found something: on SQLite others wait for their turn to write.
-BREATH_SECONDS = 0.02
+BREATH_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 PIECE_RECORDS = 2000
 BEAT_SECONDS = 10.0

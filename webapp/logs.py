@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
 import re
 from typing import Any
 
 from gunicorn import glogging
+from pythonjsonlogger.core import LogData
+from pythonjsonlogger.json import JsonEncoder
+from pythonjsonlogger.orjson import OrjsonFormatter
 
 _KEY = re.compile(r"mp_(live|test)_\w+")
 
@@ -30,6 +34,17 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc] # Gunicorn has no t
         """Say nothing."""
 
 
+class Formatter(OrjsonFormatter):
+    """Writes one line for every record, whatever is in it."""
+
+    def jsonify_log_record(self, log_data: LogData) -> str:
+        """Write by Python what orjson refuses, such as half of a surrogate pair in the name of a file."""
+        try:
+            return super().jsonify_log_record(log_data)
+        except TypeError:
+            return json.dumps(log_data, cls=JsonEncoder, separators=(",", ":"))
+
+
 def configuration(level: str) -> dict[str, Any]:
     """Give the `logging.config` dictionary; `level` is the least level that is written."""
     return {
@@ -37,7 +52,7 @@ def configuration(level: str) -> dict[str, Any]:
         "disable_existing_loggers": False,
         "formatters": {
             "json": {
-                "()": "pythonjsonlogger.orjson.OrjsonFormatter",
+                "()": Formatter,
                 "fmt": ["levelname", "name", "message"],
                 "rename_fields": {"levelname": "level", "name": "logger", "message": "event"},
                 "timestamp": "ts",

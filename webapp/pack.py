@@ -201,19 +201,19 @@ def _spread(frame: pd.DataFrame, rows: int) -> pd.DataFrame:
 def _asked(estimator: Any, rows: pd.DataFrame) -> Any:  # noqa: ANN401 - texts, frame or matrix
     if takes_text(estimator):
         return rows.iloc[:, 0].tolist()
-    return rows if hasattr(estimator, "feature_names_in_") else np.ascontiguousarray(rows.to_numpy())
+    # A copy: a scaler with `copy=False` overwrites what it is given.
+    return rows.copy() if hasattr(estimator, "feature_names_in_") else np.array(rows, order="C")
 
 
 def _outputs(estimator: Any, rows: pd.DataFrame) -> pd.DataFrame:  # noqa: ANN401
     """Give one column per output, and one per class where there are probabilities."""
-    given = _asked(estimator, rows)
-    predicted = np.asarray(estimator.predict(given))
+    predicted = np.asarray(estimator.predict(_asked(estimator, rows)))
     width = predicted.shape[1] if predicted.ndim > 1 else 1
     names = [OUTPUT] if width == 1 else [f"{OUTPUT}.y{position}" for position in range(width)]
     columns = dict(zip(names, predicted.reshape(len(rows), width).T.tolist()))  # noqa: B905 - Python 3.9 has no strict
     classes = _classes(estimator, width)
     if classes and hasattr(estimator, "predict_proba"):
-        tables = _tables(estimator.predict_proba(given), width)
+        tables = _tables(estimator.predict_proba(_asked(estimator, rows)), width)
         for name, labels, table in zip(names, classes, tables):  # noqa: B905 - as above
             columns.update(zip((f"{name}:{label}" for label in labels), table.T.tolist()))  # noqa: B905 - as above
     found = pd.DataFrame(columns)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from webapp import metrics, registry
 from webapp.audit import Actor
@@ -27,6 +27,8 @@ ACTOR = Actor("modelport")
 MOST_ROWS = 50
 # Longer than this a look takes no further version: its turn comes at the next one.
 LOOK_SECONDS = 0.5
+# So long after its answer a prediction is in the log. What came later may be passed over: it is a sample anyway.
+LOGGED_WITHIN = timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +65,12 @@ class Recomputation:
         version = loaded.version
         # Taken out and put in again, it stands behind the others.
         self._seen[version] = since = self._seen.pop(version)
+        began = now()
         with self._database.reading() as session:
             made = log.newest_of(session, version.model, version.number, since, MOST_ROWS)
         if not made:
+            # Else each look would search all that other versions of the model have answered since the first one.
+            self._seen[version] = max(since, began - LOGGED_WITHIN)
             return 0
         self._seen[version] = made[0].at
         found = list(differences(loaded, made))
@@ -78,8 +83,9 @@ class Recomputation:
         metrics.PLAN_DISAGREEMENTS.labels(version.model, version.shown).inc(len(found))
         reason = in_words(found, checked)
         with self._database.transaction() as session:
-            registry.switch_plan_off(session, ACTOR, version.model, version.number, reason)
-        LOG.error("plan.switched_off", extra={"model": version.model, "version": version.number, "reason": reason})
+            is_news = registry.switch_plan_off(session, ACTOR, version.model, version.number, reason)
+        if is_news:
+            LOG.error("plan.switched_off", extra={"model": version.model, "version": version.number, "reason": reason})
 
 
 def _may_be_planned(loaded: LoadedVersion) -> bool:

@@ -21,7 +21,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from flask import Flask, Request, Response, current_app, g, jsonify, request, send_file
 from flask.globals import app_ctx, request_ctx
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface, SessionMixin
-from flask_limiter import Limiter
+from flask_limiter import Limiter, RateLimitExceeded
 from limits import RateLimitItem, parse
 from limits.strategies import RateLimiter
 from werkzeug.datastructures import Headers
@@ -115,6 +115,7 @@ def install(app: Flask, made: Parts) -> None:
     app.before_request(_begin)
     app.after_request(_end)
     app.register_error_handler(Refusal, refused)
+    app.register_error_handler(RateLimitExceeded, _crowded)
     app.register_error_handler(HTTPException, _http_exception)
     app.register_error_handler(Exception, _unexpected)
 
@@ -289,6 +290,16 @@ def _http_exception(error: HTTPException) -> Response:
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value
     return response
+
+
+def _crowded(error: RateLimitExceeded) -> Response:
+    """Give the library's refusal, which names no time, as our own."""
+    limiter = parts().limiter
+    asked = limiter.current_limit
+    if asked is None:
+        return _http_exception(error)
+    spent = Spent(admitted=False, reset=asked.window.reset_time, remaining=0)
+    return refused(_limited(spent, "address", f"From one address {asked.limit} are answered."))
 
 
 def _unexpected(error: Exception) -> Response:

@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def descendants(pid: int) -> set[int]:
     """Give the process ids of a process and all its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return {pid}.union(*(descendants(int(child)) for child in children))
+
+
+def connections(pid: int, port: int) -> int:
+    """Count the connections to a port of ours that a process holds."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    ours = {line[9] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "01"}
+    held = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
+    return len(held & {f"socket:[{inode}]" for inode in ours})
 
 
 def listening(pids: set[int]) -> set[str]:
@@ -216,3 +225,21 @@ def test_a_worker_that_starts_while_the_database_is_away_does_not_call_good_keys
         seen = {server.post("/predict", INSTANCE, key).status_code for _ in range(3)}
     assert seen == {503}
     eventually(lambda: server.post("/predict", INSTANCE, key).status_code == 200)
+
+
+def shares(server: Server, count: int) -> list[int]:
+    """Connect so many clients that are answered and stay; give how many of them each worker holds."""
+    with contextlib.ExitStack() as stack:
+        connect = partial(socket.create_connection, ("127.0.0.1", server.port), timeout=30)
+        clients = [stack.enter_context(connect()) for _ in range(count)]
+        for client in clients:
+            client.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        for client in clients:
+            assert client.recv(20).startswith(b"HTTP/1.1 200")
+        return [connections(pid, server.port) for pid in server.worker_pids()]
+
+
+def test_clients_that_connect_at_once_and_stay_are_shared_by_the_workers(server: Server) -> None:
+    # A worker that is still loading takes none.
+    held = eventually(lambda: min(found := shares(server, 32)) >= 8 and found)
+    print(f"\n32 connections are held by {held}")

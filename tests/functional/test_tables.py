@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import http.client
 import io
 import json
+import socket
 from typing import Any
 
 import pytest
@@ -114,6 +116,11 @@ def test_a_batch_takes_a_table(server: Server, key: str) -> None:
         (HEADER + "\n35,1\0,700\n", 400, "csv_nul", None),
         (HEADER + "\n35,52000,700\n35,much,700\n", 422, "invalid_instances", "/instances/1/income"),
         (HEADER + "\n35,1_000,700\n", 422, "invalid_instances", "/instances/0/income"),
+        (HEADER + "\n35,٥٢,700\n", 422, "invalid_instances", "/instances/0/income"),
+        (HEADER + "\n35,\u00a052000,700\n", 422, "invalid_instances", "/instances/0/income"),
+        (HEADER + "\n35,0x10,700\n", 422, "invalid_instances", "/instances/0/income"),
+        (HEADER + "\n35,1e400,700\n", 422, "invalid_instances", "/instances/0/income"),
+        (HEADER + "\n35,infinity,700\n", 422, "invalid_instances", "/instances/0/income"),
         (HEADER + "\n35,nan,700\n", 422, "invalid_instances", "/instances/0/income"),
         (HEADER + "\n7,52000,700\n", 422, "invalid_instances", "/instances/0/age"),
         (HEADER + ",shoe\n35,52000,700,43\n", 422, "invalid_instances", "/instances/0/shoe"),
@@ -129,6 +136,34 @@ def test_what_is_wrong_with_a_table_is_named(
     answer = send(server, key, content)
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
     assert [each["pointer"] for each in answer.json().get("errors", [])] == ([] if place is None else [place])
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_half_a_table_is_not_answered(server: Server, key: str, path: str) -> None:
+    content = table(ROWS).encode()
+    jobs = server.rows("SELECT count(*) FROM jobs")
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    headers = {"X-API-Key": key, "Content-Type": "text/csv", "Content-Length": str(len(content))}
+    # It ends with a whole row: only its length says that there was more.
+    connection.request("POST", path, content[: content.index(b"\n", 4000) + 1], headers)
+    connection.sock.shutdown(socket.SHUT_WR)
+    answer = connection.getresponse()
+    document = json.loads(answer.read())
+    connection.close()
+    assert (answer.status, document["code"]) == (400, "body_incomplete")
+    assert server.rows("SELECT count(*) FROM jobs") == jobs
+
+
+@pytest.mark.parametrize("written", [" 52000 ", "+52000", "5.2e4", "52000.", "052000"])
+def test_a_number_may_be_written_as_tables_write_it(server: Server, key: str, written: str) -> None:
+    answer = send(server, key, f"{HEADER}\n35,{written},700\n")
+    assert without_ids(answer.json()) == without_ids(send(server, key, f"{HEADER}\n35,52000,700\n").json())
+
+
+@pytest.mark.parametrize("form", ["\ufeff{}", "{}\n\n\n"])
+def test_a_mark_before_a_table_and_empty_lines_behind_it_are_no_part_of_it(server: Server, key: str, form: str) -> None:
+    for content in (table(ROWS[:3]), table(ROWS[:3]).replace("\n", "\r\n")):
+        assert len(send(server, key, form.format(content)).json()["predictions"]) == 3
 
 
 def test_a_table_of_too_many_rows_is_refused(server: Server, key: str) -> None:

@@ -46,7 +46,8 @@ def _from_json(document: object, most: int) -> Asked:
     if not instances:
         problem = Problem("/instances", "empty", "At least one instance is needed.")
         raise Invalid("no_instances", problem.message, problems=(problem,))
-    _check_count(len(instances), most)
+    if len(instances) > most:
+        raise _too_many(str(len(instances)), most)
     return _many(instances, _ids(document, len(instances)))
 
 
@@ -55,9 +56,8 @@ def _many(instances: list[Any], ids: list[str | None]) -> Asked:
     return Asked(instances, pointers, ids, single=False)
 
 
-def _check_count(count: int, most: int) -> None:
-    if count > most:
-        raise TooLarge("too_many_instances", f"{count} instances; at most {most} fit one request.")
+def _too_many(count: str, most: int) -> TooLarge:
+    return TooLarge("too_many_instances", f"{count} instances; at most {most} fit one request.")
 
 
 def _ids(document: dict[str, Any], count: int) -> list[str | None]:
@@ -73,12 +73,14 @@ def _ids(document: dict[str, Any], count: int) -> list[str | None]:
 
 def _table(signature: Signature, most: int) -> Asked:
     """Read a table. Its rows are counted as the instances of JSON are: the first one is `/instances/0`."""
-    columns = body.read_csv()
+    columns = body.read_csv(most)
     count = len(next(iter(columns.values())))
     if not count:
         problem = Problem("", "empty", "Behind the line of names at least one row is needed.")
         raise Invalid("no_instances", problem.message, problems=(problem,))
-    _check_count(count, most)
+    if count > most:
+        # The others were not read.
+        raise _too_many(f"More than {most}", most)
     ids: list[str | None] = [None] * count
     if ID in columns and all(feature.name != ID for feature in signature.features):
         ids = _ids({"ids": list(columns.pop(ID))}, count)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import math
 import statistics
 import threading
 import time
@@ -109,24 +110,32 @@ class Local:
     def look(self, keys: Iterable[bytes]) -> _Found:
         """Look up keys; what nobody knows or computes is from now on computed by the caller, who says when it lands."""
         found = _Found({}, {}, {})
-        with self._lock:
-            for key in dict.fromkeys(keys):
-                # Not by `get`: between its two looks at the clock an entry can run out.
-                with suppress(KeyError):
-                    found.kept[key] = self._entries[key]
-                    continue
-                if flight := self._flights.get(key):
-                    found.others[key] = flight
-                else:
-                    found.own[key] = self._flights[key] = _Flight()
+        try:
+            with self._lock:
+                for key in dict.fromkeys(keys):
+                    self._look_at(key, found)
+        except BaseException:
+            # The memory may have run out in between: nobody may wait for what is never computed.
+            self.land(found.own, {})
+            raise
         return found
+
+    def _look_at(self, key: bytes, found: _Found) -> None:
+        # Not by `get`: between its two looks at the clock an entry can run out.
+        with suppress(KeyError):
+            found.kept[key] = self._entries[key]
+            return
+        if flight := self._flights.get(key):
+            found.others[key] = flight
+        else:
+            found.own[key] = self._flights[key] = _Flight()
 
     def land(self, flights: Mapping[bytes, _Flight], values: Mapping[bytes, bytes]) -> None:
         """Keep what was computed, and let those who wait have it; flights without a value failed."""
         try:
             with self._lock:
                 for key in flights:
-                    del self._flights[key]
+                    self._flights.pop(key, None)
                 self._entries.update(values)
         finally:
             for key, flight in flights.items():
@@ -138,6 +147,34 @@ def _entry_bytes(value: bytes) -> int:
     return ENTRY_BYTES + len(value)
 
 
+class _Attempts:
+    """Calls of one kind to a Redis: after one that failed it is left alone for a while, and then tried by one."""
+
+    def __init__(self, kind: str) -> None:
+        """`kind` is for the log."""
+        self._kind = kind
+        self.failed = False
+        self._rests_until = 0.0
+
+    def answer(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the call gives
+        """Call it, unless it rests or is being tried; None where it did not answer."""
+        if self.failed and time.monotonic() < self._rests_until:
+            return None
+        # However long it takes, others go on without it: finding its address has no time limit.
+        self._rests_until = math.inf
+        try:
+            answer = call()
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, predictions go on without it
+            if not self.failed:
+                LOG.warning("cache.redis_failed", extra={"call": self._kind, "reason": type(error).__name__})
+            self.failed = True
+            return None
+        finally:
+            self._rests_until = time.monotonic() + REDIS_REST_SECONDS
+        self.failed = False
+        return answer
+
+
 class Remote:
     """Answers in a Redis that several processes share. It may fail or lie: then it has none."""
 
@@ -146,14 +183,19 @@ class Remote:
         self._client = client
         self._secret = secret
         self._ttl_seconds = ttl_seconds
-        self._failed = False
-        self._rests_until = 0.0
+        # Apart: one that is full, or a replica, can still be read.
+        self._reads = _Attempts("read")
+        self._writes = _Attempts("write")
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Give what it has of ours."""
-        stored = self._try(lambda: self._client.mget([_name(key) for key in keys])) if keys else None
-        values = {key: self._checked(key, each) for key, each in zip(keys, stored or (), strict=False)}
-        return {key: value for key, value in values.items() if value is not None}
+
+        def receive() -> dict[bytes, bytes]:
+            stored: Any = self._client.mget([_name(key) for key in keys])
+            values = {key: self._checked(key, each) for key, each in zip(keys, stored, strict=True)}
+            return {key: value for key, value in values.items() if value is not None}
+
+        return (self._reads.answer(receive) or {}) if keys else {}
 
     def put(self, values: Mapping[bytes, bytes]) -> bool:
         """Keep some answers, if it can."""
@@ -164,7 +206,8 @@ class Remote:
                 pipeline.set(_name(key), self._tag(key, value) + value, ex=self._ttl_seconds)
             return bool(pipeline.execute())
 
-        return bool(values) and bool(self._try(send))
+        # One that cannot be read is not waited for a second time.
+        return bool(values) and not self._reads.failed and bool(self._writes.answer(send))
 
     def _checked(self, key: bytes, stored: object) -> bytes | None:
         """Give a value that was kept under this key by one who has the secret."""
@@ -176,24 +219,6 @@ class Remote:
     def _tag(self, key: bytes, value: bytes) -> bytes:
         # Keys are all of one length: no other key and value make the same bytes.
         return hmac.digest(self._secret, key + value, "sha256")
-
-    def _try(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the call gives
-        """Call it, unless it rests after a failure; None where it did not answer."""
-        moment = time.monotonic()
-        if self._failed and moment < self._rests_until:
-            return None
-        # One tries it again while the others go on without it.
-        self._rests_until = moment + REDIS_REST_SECONDS
-        try:
-            answer = call()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, predictions go on without it
-            self._rests_until = time.monotonic() + REDIS_REST_SECONDS
-            if not self._failed:
-                LOG.warning("cache.redis_failed", extra={"reason": type(error).__name__})
-            self._failed = True
-            return None
-        self._failed = False
-        return answer
 
 
 def _name(key: bytes) -> str:
@@ -372,8 +397,9 @@ class PredictionCache:
         local_seconds = self._local_seconds(key, row, outcome)
         shared_seconds = self._shared_seconds(key, value)
         on = self._mode == "on"
-        said = f"A row takes {_us(predict_seconds)} to predict; to look it up in vain and keep it {_us(local_seconds)}"
-        said += f" here and {_us(shared_seconds)} more in the Redis." if shared_seconds else "."
+        predicting, missing = _shown(predict_seconds), _shown(local_seconds)
+        said = f"A row takes {predicting} to predict; to look it up in vain and keep it {missing}"
+        said += f" here and {_shown(shared_seconds)} more in the Redis." if shared_seconds else "."
         return Caching(
             local=on or predict_seconds >= WORTH * local_seconds,
             shared=shared_seconds is not None and (on or predict_seconds >= WORTH * (local_seconds + shared_seconds)),
@@ -397,15 +423,18 @@ class PredictionCache:
         """Measure a look-up and keeping in the Redis; None where there is none."""
         if self._remote is None:
             return None
+        # Under a name that gives nothing away: with the version's own key, instances could be guessed from names.
+        scratch = blake2b(key=key, digest_size=KEY_BYTES).digest()
         seconds = []
         for _ in range(MEASURED_TIMES):
             started = time.perf_counter()
-            self._remote.get([key])
-            if not self._remote.put({key: value}):
+            self._remote.get([scratch])
+            if not self._remote.put({scratch: value}):
                 return ASSUMED_REDIS_SECONDS
             seconds.append(time.perf_counter() - started)
         return statistics.median(seconds)
 
 
-def _us(seconds: float) -> str:
-    return f"{seconds * 1e6:,.3g} µs"
+def _shown(seconds: float) -> str:
+    microseconds = seconds * 1e6
+    return f"{microseconds:,.3g} µs" if microseconds < 1000 else f"{seconds * 1000:,.0f} ms"  # noqa: PLR2004 - a unit

@@ -50,6 +50,8 @@ class Predictor:
 
         `pointers` has one JSON pointer per row: what the estimator itself refuses is reported by it.
         """
+        if not rows:
+            return []
         try:
             return self._outcomes(rows)
         except Invalid as invalid:
@@ -87,8 +89,9 @@ class Predictor:
 
     def _estimated(self, matrix: Any) -> tuple[Any, Any]:  # noqa: ANN401 - arrays
         try:
-            predicted = np.asarray(self._estimator.predict(matrix))
             asked = self._signature.probabilities != "none"
+            # Steps with `copy=False` write over what they are given.
+            predicted = np.asarray(self._estimator.predict(matrix.copy() if asked else matrix))
             return predicted, self._estimator.predict_proba(matrix) if asked else None
         except MemoryError:
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -29,9 +30,15 @@ FEWEST_ALONE = 5
 MOST_ALONE = 60
 # A plan that leaves more than this share to scikit-learn is none.
 MOST_LEFT = 0.5
+# So long it is sought which of many rows scikit-learn refuses; what stays unanswered may be no more than this share.
+REFUSED_SECONDS = 2.0
+MOST_UNANSWERED = 0.5
 STRANGE_TEXT = "modelport: a value that was never seen"
 # Beyond single precision, and where scaling overflows.
 HUGE = (1e39, -1e39, 1e308)
+
+# Predictions, and the table of probabilities or None.
+Answer = tuple[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,32 +112,54 @@ class _Comparison:
         self._plan = plan
         self._signature = signature
         self._labelled = signature.outputs[0].classes is not None
-        self._rows = self._left = self._labels = self._forms = self._not_refused = 0
+        self._rows = self._left = self._labels = self._forms = self._not_refused = self._unanswered = 0
         self._largest = 0.0
         self._plan_took: list[float] = []
         self._estimator_took: list[float] = []
 
     def bulk(self, rows: Sequence[Row]) -> None:
         """Compare one call for all rows with one call of the plan, and with calls for single rows."""
-        try:
-            expected = self._estimated(rows)
-        except Exception:  # noqa: BLE001 - any way of refusing counts
-            self.alone(rows[:FEWEST_ALONE])
-            return
-        self._rows += len(rows)
-        usual = _usual(expected)
+        parts = list(self._answered(rows))
+        usual = _usual(parts)
+        for some, expected in parts:
+            self._at_once(some, expected, usual)
+        until = time.perf_counter() + PLAN_SECONDS
+        for some, expected in parts:
+            for at, row in enumerate(some):
+                if time.perf_counter() > until:
+                    return
+                if (answer := self._asked_alone(row)) is not None:
+                    self._compare(answer, _part(expected, at, at + 1), usual)
+
+    def _answered(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Answer]]:
+        """Ask scikit-learn: by halves where it refuses, so that one row does not hide all others."""
+        until = time.perf_counter() + REFUSED_SECONDS
+        waiting = deque([rows])
+        while waiting and time.perf_counter() < until:
+            some = waiting.popleft()
+            try:
+                expected = self._estimated(some)
+            except Exception:  # noqa: BLE001 - any way of refusing counts
+                if middle := len(some) // 2:
+                    waiting += [some[:middle], some[middle:]]
+                else:
+                    self._unanswered += 1
+                    self._not_refused += self._asked_alone(some[0]) is not None
+                continue
+            self._rows += len(some)
+            yield some, expected
+        self._unanswered += sum(map(len, waiting))
+
+    def _at_once(self, rows: Sequence[Row], expected: Answer, usual: Sequence[float]) -> None:
+        """Compare one call of the plan: by halves where it leaves some rows to scikit-learn."""
         try:
             self._compare(self._plan.ask(rows), expected, usual)
         except Unplanned:
-            self._left += len(rows)
-        until = time.perf_counter() + PLAN_SECONDS
-        for at, row in enumerate(rows):
-            if time.perf_counter() > until:
-                break
-            predicted, table = expected
-            single = predicted[at : at + 1], None if table is None else table[at : at + 1]
-            if (answer := self._asked_alone(row)) is not None:
-                self._compare(answer, single, usual)
+            if not (middle := len(rows) // 2):
+                self._left += 1
+                return
+            self._at_once(rows[:middle], _part(expected, 0, middle), usual)
+            self._at_once(rows[middle:], _part(expected, middle, len(rows)), usual)
 
     def alone(self, rows: Sequence[Row]) -> None:
         """Compare calls for single rows, as far as scikit-learn is fast enough; what one refuses must both."""
@@ -140,6 +169,7 @@ class _Comparison:
                 break
             self._rows += 1
             answer = self._asked_alone(row)
+            self._left += answer is None
             started = time.perf_counter()
             try:
                 expected = self._estimated([row])
@@ -148,24 +178,25 @@ class _Comparison:
                 continue
             self._estimator_took.append(time.perf_counter() - started)
             if answer is not None:
-                self._compare(answer, expected, _usual(expected))
+                self._compare(answer, expected, _usual([([row], expected)]))
 
-    def _estimated(self, rows: Sequence[Row]) -> tuple[Any, Any]:
+    def _estimated(self, rows: Sequence[Row]) -> Answer:
         matrix = assemble(self._signature, rows)
         asked = self._signature.probabilities != "none"
-        return np.asarray(self._estimator.predict(matrix)), self._estimator.predict_proba(matrix) if asked else None
+        # Steps with `copy=False` write over what they are given.
+        predicted = np.asarray(self._estimator.predict(matrix.copy() if asked else matrix))
+        return predicted, self._estimator.predict_proba(matrix) if asked else None
 
-    def _asked_alone(self, row: Row) -> tuple[Any, Any] | None:
+    def _asked_alone(self, row: Row) -> Answer | None:
         started = time.perf_counter()
         try:
             answer = self._plan.ask([row])
         except Unplanned:
-            self._left += 1
             return None
         self._plan_took.append(time.perf_counter() - started)
         return answer
 
-    def _compare(self, answer: tuple[Any, Any], expected: tuple[Any, Any], usual: Sequence[float]) -> None:
+    def _compare(self, answer: Answer, expected: Answer, usual: Sequence[float]) -> None:
         for position, (one, other) in enumerate(zip(answer, expected, strict=True)):
             if not _alike(one, other):
                 self._forms += 1
@@ -194,6 +225,8 @@ class _Comparison:
             f"Its numbers differ from scikit-learn's by up to {self._largest:.1e}.": not self._largest
             <= PLAN_TOLERANCE,
             "It answers what scikit-learn refuses.": self._not_refused,
+            "Scikit-learn answers too few of the rows that it was to be compared on.": self._unanswered
+            > MOST_UNANSWERED * (self._rows + self._unanswered),
             "It leaves most rows to scikit-learn.": self._left > MOST_LEFT * self._rows,
             "It is not faster than scikit-learn.": not plan < estimator,
         }
@@ -206,12 +239,22 @@ def _alike(one: Any, other: Any) -> bool:  # noqa: ANN401 - arrays, or None
     return bool(one.size == other.size and len(one) == len(other) and one.dtype == other.dtype)
 
 
-def _usual(answer: tuple[Any, Any]) -> list[float]:
+def _part(answer: Answer, first: int, end: int) -> Answer:
+    predicted, table = answer
+    return predicted[first:end], None if table is None else table[first:end]
+
+
+def _usual(parts: Sequence[tuple[Sequence[Row], Answer]]) -> list[float]:
     """Give the usual size of numbers, by which those next to zero are measured."""
-    return [
-        float(np.median(np.abs(array))) if array is not None and array.dtype.kind == "f" and array.size else 0.0
-        for array in answer
-    ]
+    return [_usual_size([expected[position] for _, expected in parts]) for position in range(2)]
+
+
+def _usual_size(arrays: Sequence[Any]) -> float:
+    found = [array.ravel() for array in arrays if array is not None and array.dtype.kind == "f"]
+    sizes = np.abs(np.concatenate(found or [np.empty(0)]))
+    # What is no number has no size, and would have every rounding look like a difference.
+    sizes = sizes[np.isfinite(sizes)]
+    return float(np.median(sizes)) if sizes.size else 0.0
 
 
 def _difference(one: Any, other: Any, usual: float) -> float:  # noqa: ANN401 - arrays

@@ -87,8 +87,7 @@ class Runtime:
 
     def holds(self, version: ServedVersion) -> bool:
         """Whether a switch to this version would load nothing."""
-        active = self._state.active.get(version.model)
-        return bool((active and active.version == version) or self._kept(version))
+        return self._in_memory(version) is not None
 
     def prepare(self, version: ServedVersion) -> str:
         """Load a version that is about to be activated, so that the switch to it loads nothing.
@@ -167,10 +166,11 @@ class Runtime:
         return all(version in answering for version in state.catalog.active_versions())
 
     def _loaded(self, version: ServedVersion) -> LoadedVersion:
+        return self._in_memory(version) or self._without_plan(version) or self._load(version)
+
+    def _in_memory(self, version: ServedVersion) -> LoadedVersion | None:
         active = self._state.active.get(version.model)
-        if active and active.version == version:
-            return active
-        return self._kept(version) or self._without_plan(version) or self._load(version)
+        return active if active and active.version == version else self._kept(version)
 
     def _kept(self, version: ServedVersion) -> LoadedVersion | None:
         if prepared := self._prepared.get(version):
@@ -179,14 +179,12 @@ class Runtime:
         return previous if previous and previous.version == version else self._extra.get(version)
 
     def _without_plan(self, version: ServedVersion) -> LoadedVersion | None:
-        """Give the active version without its plan, where that is all that changes.
+        """Give a version that is in memory without its plan, where that is all that changes.
 
         Nothing is loaded for it: that could fail, and a plan that answers wrongly must not go on as the last good one.
         """
-        active = self._state.active.get(version.model)
-        if active is None or version.may_plan or active.version != replace(version, may_plan=True):
-            return None
-        return self._loader.without_plan(active, version)
+        planned = None if version.may_plan else self._in_memory(replace(version, may_plan=True))
+        return self._loader.without_plan(planned, version) if planned else None
 
     def _load(self, version: ServedVersion) -> LoadedVersion:
         loaded = self._loader.load(version)
@@ -199,7 +197,7 @@ class Runtime:
                 return self._extra[version]
             try:
                 with self._turn():
-                    loaded = self._load(version)
+                    loaded = self._without_plan(version) or self._load(version)
             except Refusal:
                 raise
             except Exception as error:

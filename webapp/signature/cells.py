@@ -36,8 +36,8 @@ def _column(feature: Feature | None, cells: Sequence[str]) -> Sequence[Value]:
     if feature.kind == "boolean":
         return _each(lambda cell: BOOLEANS.get(cell, cell), cells)
     try:
-        # Most columns hold nothing but numbers. Python also reads 1_000 as one.
-        return list(map(float, cells)) if "_" not in "".join(cells) else _each(_number, cells)
+        # Most columns hold nothing but numbers.
+        return list(map(float, cells)) if _is_plain("".join(cells)) else _each(_number, cells)
     except ValueError:
         return _each(_number, cells)
 
@@ -48,6 +48,11 @@ def _each(read: Callable[[str], Value], cells: Sequence[str]) -> list[Value]:
 
 def _number(cell: str) -> Value:
     try:
-        return float(cell) if "_" not in cell else cell
+        return float(cell) if _is_plain(cell) else cell
     except ValueError:
         return cell
+
+
+def _is_plain(text: str) -> bool:
+    """Whether Python takes for a number only what others do: it also reads 1_000, and the digits of every script."""
+    return "_" not in text and text.isascii()

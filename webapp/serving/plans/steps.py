@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, Literal
@@ -236,6 +237,8 @@ def _imputed(step: SimpleImputer, given: Given) -> Given:
 
 def _filled(step: SimpleImputer, given: Raw) -> Raw:
     """Put a text where null is, before an encoder."""
+    if isinstance(step.missing_values, str):
+        raise NoPlan("it takes a text as missing")
     for column in given.columns:
         matches = _is_nan(step.missing_values) if column.feature.missing == "nan" else step.missing_values is None
         if not matches and column.feature.nullable:
@@ -319,7 +322,10 @@ def _table(step: OneHotEncoder | OrdinalEncoder, given: Raw, at: int, place: sli
             codes.strange = len(codes)
         lines.append(line)
     if column.filled is not None:
-        codes[None] = codes[column.filled]
+        # What an imputer puts there may itself be refused: then null is, too.
+        codes.pop(None, None)
+        with suppress(Unplanned):
+            codes[None] = codes[column.filled]
     return codes, np.concatenate(lines)
 
 
