@@ -28,7 +28,7 @@ run: setup ## Serve a demo model, ready for the first prediction
 
 test: setup ## Run all tests, in a real browser too
 	@sh scripts/test_packages.sh
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: setup ## Check format, lint, types, import contracts, templates, vendored files and licences
 	$(BIN)/ruff format --check .

@@ -794,7 +794,7 @@ def test_of_two_who_use_a_link_at_once_on_a_server_one_is_let_in_and_no_log_tell
 
     ids = [answer.headers["X-Request-ID"] for answer in answers]
     log = eventually(lambda: server.log.read_text() if all(each in server.log.read_text() for each in ids) else "")
-    assert '"route": "/login/<token>"' in log
+    assert '"route":"/login/<token>"' in log
     assert token not in log
     assert not [cookie for visitor in visitors for cookie in visitor.cookies.values() if cookie in log]
     with closing(sqlite3.connect(server.data_dir / "modelport.db", timeout=30)) as connection:
