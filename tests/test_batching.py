@@ -208,11 +208,11 @@ class Held(Predictor):
         self.calls: list[int] = []
         self.entered, self.go = threading.Event(), threading.Event()
 
-    def _outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
+    def outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
         self.calls.append(len(rows))
         self.entered.set()
         assert self.go.wait(WAIT)
-        return super()._outcomes(rows)
+        return super().outcomes(rows)
 
 
 def predictor(estimator: Any, kind: type[Predictor] = Predictor) -> Any:

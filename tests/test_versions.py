@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from webapp.errors import Invalid
 from webapp.intake import Upload, process, versions
 
 FILES = Path(__file__).parent / "files" / "versions"
+REQUIREMENTS = Path(__file__).parent.parent / "requirements"
 MODELS = sorted(FILES.glob("*/*.joblib"))
 
 
@@ -37,6 +40,13 @@ def inspect(scratch: Path, path: Path, **given: Any) -> tuple[str | None, dict[s
     """Inspect a file; give the version it was trained with where that matters, and the report."""
     with intake.inspected(Upload(path, **given), scratch=scratch, max_bytes=2**30) as inspected:
         return inspected.trained_with, inspected.report
+
+
+@pytest.mark.parametrize("lock", sorted(REQUIREMENTS.glob("*.txt")), ids=lambda path: path.stem)
+def test_every_lock_names_all_that_the_product_imports(lock: Path) -> None:
+    project = tomllib.loads((REQUIREMENTS.parent / "pyproject.toml").read_text())["project"]
+    needed = {re.split(r"[<>=]", each)[0] for each in project["dependencies"]}
+    assert not needed - set(re.findall(r"^([a-z0-9-]+)==", lock.read_text(), re.MULTILINE))
 
 
 def test_there_are_files_of_three_versions_and_eighteen_kinds() -> None:

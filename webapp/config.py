@@ -192,7 +192,7 @@ class Settings:
         "Whether answers are kept for rows that come again; auto: where that is measured to pay.",
     )
     cache_ttl_seconds: int = setting(
-        "3600", _whole_number(0, 10**7), "How long an answer is kept at most; 0 keeps none."
+        "3600", _whole_number(0, 10**7), "How long a process and a Redis each keep an answer; 0 keeps none."
     )
     redis_url: str | None = setting(
         "",

@@ -15,7 +15,7 @@ from webapp.db import Database, now
 from webapp.errors import Invalid
 from webapp.predictions import log
 from webapp.predictions.log import Prediction
-from webapp.serving.golden import same_within
+from webapp.serving.golden import agree
 from webapp.serving.loaded import LoadedVersion
 from webapp.serving.predictor import Outcome, Predictor
 from webapp.serving.runtime import Runtime
@@ -129,10 +129,7 @@ def _answered(itself: Predictor, rows: Sequence[Row]) -> list[Outcome | None]:
 def _agrees(prediction: Prediction, outcome: Outcome | None, scale: float) -> bool:
     if outcome is None:
         return False
-    said = {name: getattr(prediction, name) for name in ("probability", "probabilities")}
-    return same_within(prediction.prediction, outcome.prediction, scale) and same_within(
-        said, {name: getattr(outcome, name) for name in said}, 1.0
-    )
+    return agree(Outcome(prediction.prediction, prediction.probability, prediction.probabilities), outcome, scale)
 
 
 def in_words(found: Sequence[Difference], checked: int) -> str:

@@ -30,6 +30,16 @@ def free_port() -> int:
         return port
 
 
+def descendants(pid: int) -> set[int]:
+    """Give the process ids of a process and all its children."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {pid}.union(*(descendants(int(child)) for child in children))
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").exists()
+
+
 class Refused(Exception):  # noqa: N818 - it names the fact
     """A command was refused; its answer and what it said on stderr."""
 
@@ -85,10 +95,13 @@ class Server:
             return False
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it in order (or by another signal), and wait."""
+        """End it in order (or by another signal), and wait for all its processes."""
         if self.process is not None:
+            everyone = descendants(self.process.pid) if self.process.poll() is None else set()
             self.process.send_signal(number)
             self.process.wait(STOP_SECONDS)
+            # Those that are killed with their supervisor answer a moment longer, as if the next one had started.
+            eventually(lambda: not any(map(_lives, everyone)), within_seconds=STOP_SECONDS)
             self.process = None
 
     def key(self, *options: object) -> str:

@@ -48,7 +48,7 @@ def _from_json(document: object, most: int) -> Asked:
         raise Invalid("no_instances", problem.message, problems=(problem,))
     if len(instances) > most:
         raise _too_many(str(len(instances)), most)
-    return _many(instances, _ids(document, len(instances)))
+    return _many(instances, _ids(document.get("ids"), len(instances)))
 
 
 def _many(instances: list[Any], ids: list[str | None]) -> Asked:
@@ -60,8 +60,7 @@ def _too_many(count: str, most: int) -> TooLarge:
     return TooLarge("too_many_instances", f"{count} instances; at most {most} fit one request.")
 
 
-def _ids(document: dict[str, Any], count: int) -> list[str | None]:
-    given = document.get("ids")
+def _ids(given: Any, count: int) -> list[str | None]:  # noqa: ANN401 - any JSON value
     if given is None:
         return [None] * count
     usable = isinstance(given, list) and len(given) == count
@@ -81,9 +80,8 @@ def _table(signature: Signature, most: int) -> Asked:
     if count > most:
         # The others were not read.
         raise _too_many(f"More than {most}", most)
-    ids: list[str | None] = [None] * count
-    if ID in columns and all(feature.name != ID for feature in signature.features):
-        ids = _ids({"ids": list(columns.pop(ID))}, count)
+    named = ID in columns and all(feature.name != ID for feature in signature.features)
+    ids = _ids(list(columns.pop(ID)) if named else None, count)
     if not columns:
         problem = Problem("", "empty", "The table has no column beside its ids.")
         raise Invalid("no_instances", problem.message, problems=(problem,))

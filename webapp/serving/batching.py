@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from webapp.errors import Invalid
-from webapp.serving.golden import same_within
+from webapp.serving.golden import agree
 from webapp.serving.predictor import Outcome, Predictor
 from webapp.signature import Row
 
@@ -43,7 +43,9 @@ def tried(predictor: Predictor, rows: Sequence[Row]) -> Trial:
         together = predictor.predict(rows[: len(alone)], [""] * len(alone)) if alone else []
     except Invalid:
         return Trial()
-    independent = len(alone) >= LEAST_ROWS and all(map(_same, alone, together))
+    # Linear algebra rounds the same row differently in tables of other sizes.
+    alike = all(agree(one, other, 0.0) for one, other in zip(alone, together, strict=True))
+    independent = len(alone) >= LEAST_ROWS and alike
     return Trial(independent, statistics.median(seconds) if seconds else None)
 
 
@@ -57,13 +59,6 @@ def _alone(predictor: Predictor, rows: Sequence[Row]) -> tuple[list[Outcome], li
         outcomes += predictor.predict([row], [""])
         seconds.append(time.perf_counter() - started)
     return outcomes, seconds
-
-
-def _same(one: Outcome, other: Outcome) -> bool:
-    # Linear algebra rounds the same row differently in tables of other sizes.
-    return same_within(one.prediction, other.prediction, 0.0) and same_within(
-        one.probabilities, other.probabilities, 1.0
-    )
 
 
 class _Asked:
@@ -142,7 +137,7 @@ class Shared:
 
     def _answer(self, together: Sequence[_Asked]) -> None:
         rows = [row for each in together for row in each.rows]
-        outcomes = self._predictor._outcomes(rows)  # noqa: SLF001 - without the search for rows at fault
+        outcomes = self._predictor.outcomes(rows)  # without the search for rows at fault
         first = 0
         for each in together:
             each.outcomes = outcomes[first : first + len(each.rows)]

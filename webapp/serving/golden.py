@@ -90,6 +90,14 @@ def same_within(one: Any, other: Any, scale: float) -> bool:  # noqa: ANN401 - p
     return type(one) is type(other) and bool(one == other)
 
 
+def agree(one: Outcome, other: Outcome, scale: float) -> bool:
+    """Whether an outcome is one that a plan may give for another; `scale` is that of predictions."""
+    shares = ((each.probability, each.probabilities) for each in (one, other))
+    return same_within(one.prediction, other.prediction, scale) and all(
+        same_within(mine, theirs, 1.0) for mine, theirs in zip(*shares, strict=True)
+    )
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 

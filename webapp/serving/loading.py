@@ -49,6 +49,7 @@ class Loader:
         if expected != version.seal:
             raise Unavailable("version_damaged", "The version's row is not what was stored.")
         learned = signature.from_dict(dict(version.signature))
+        checker = Checker(learned)
         content = self._store.get(version.artifact)
         estimator, least = artifacts.load(content), len(content)
         del content  # what is measured below is what stays
@@ -58,17 +59,17 @@ class Loader:
         proof = None
         if version.may_plan:
             predictor, proof = planned(
-                predictor, estimator, learned, lambda: [*kept.rows, *self._reference_rows(version, learned)]
+                predictor, estimator, learned, lambda: [*kept.rows, *self._reference_rows(version, learned, checker)]
             )
         grown = max(resident_bytes() - resident, least)
         loaded = LoadedVersion(
             version,
             learned,
-            Checker(learned),
+            checker,
             predictor,
             time.monotonic() - started,
             grown,
-            usual=_usual(learned, kept.rows),
+            usual=_usual(learned, checker, kept.rows),
             proof=proof,
         )
         return self._joined(loaded)
@@ -77,7 +78,7 @@ class Loader:
         """Give a version that is in memory as `version`, which is it without its plan. Nothing is read for it."""
         return self._joined(replace(loaded, version=version, predictor=loaded.predictor.by(None), proof=None))
 
-    def _reference_rows(self, version: ServedVersion, learned: Signature) -> list[Row]:
+    def _reference_rows(self, version: ServedVersion, learned: Signature, checker: Checker) -> list[Row]:
         """Give the first rows of the reference that the signature takes; one that cannot be read has none."""
         if version.reference is None:
             return []
@@ -85,7 +86,7 @@ class Loader:
             instances = sample({version.number: self._store.get(version.reference)}, (learned, learned)).instances
         except Exception:  # noqa: BLE001 - it only adds to what a plan is proven with
             return []
-        return list(_acceptable(Checker(learned), instances))
+        return list(_acceptable(checker, instances))
 
     def _joined(self, loaded: LoadedVersion) -> LoadedVersion:
         """Try a version, and have its callers share calls and answers where that changes none."""
@@ -106,12 +107,12 @@ def _acceptable(checker: Checker, instances: Iterable[object]) -> Iterator[Row]:
             yield from checker.rows([instance], [""])
 
 
-def _usual(learned: Signature, rows: Sequence[Row]) -> Sequence[Row]:
+def _usual(learned: Signature, checker: Checker, rows: Sequence[Row]) -> Sequence[Row]:
     """Give golden rows; made-up ones where there is only one, which had none beside it."""
     if len(rows) != 1:
         return rows
     made = sample({}, (learned, learned)).instances[: batching.TRIED_ROWS]
     try:
-        return Checker(learned).rows(made, [""] * len(made))
+        return checker.rows(made, [""] * len(made))
     except Invalid:
         return rows

@@ -53,7 +53,7 @@ class Predictor:
         if not rows:
             return []
         try:
-            return self._outcomes(rows)
+            return self.outcomes(rows)
         except Invalid as invalid:
             code, detail = invalid.code, invalid.detail
         problems = tuple(Problem(pointer, code, detail) for pointer in self._refused(rows, pointers))
@@ -66,7 +66,7 @@ class Predictor:
         while waiting and len(found) < MOST_REFUSED:
             first, end = waiting.pop()
             try:
-                self._outcomes(rows[first:end])
+                self.outcomes(rows[first:end])
             except Invalid:
                 middle = (first + end) // 2
                 if end - first == 1:
@@ -75,13 +75,15 @@ class Predictor:
                     waiting += [(middle, end), (first, middle)]
         return found
 
-    def _outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
-        predicted, probabilities = self._asked(rows)
+    def outcomes(self, rows: Sequence[Row]) -> list[Outcome]:
+        """Give what `predict` does; a refusal names no row."""
+        predicted, probabilities = self.arrays(rows)
         if self._signature.multi_output:
             return _many_outputs(self._signature, predicted, probabilities)
         return _one_output(self._signature, predicted.reshape(len(rows)), probabilities)
 
-    def _asked(self, rows: Sequence[Row]) -> tuple[Any, Any]:
+    def arrays(self, rows: Sequence[Row]) -> tuple[Any, Any]:
+        """Give what the estimator's `predict` and `predict_proba` do, the latter where the signature has it."""
         if self.plan is not None:
             with suppress(Unplanned):
                 return self.plan.ask(rows)

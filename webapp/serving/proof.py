@@ -15,9 +15,9 @@ import numpy as np
 
 from webapp.serving.golden import PLAN_TOLERANCE
 from webapp.serving.plans import Plan, Unplanned, compiled
-from webapp.serving.predictor import Predictor, assemble
+from webapp.serving.predictor import Predictor
 from webapp.signature import Feature, Row, Signature, Value
-from webapp.signature.example import made_up
+from webapp.signature.example import STRANGE_TEXT, made_up
 
 # Of rows that are given, of rows with one probing value, and of mixtures of such values.
 MOST_GIVEN = 1032
@@ -33,7 +33,6 @@ MOST_LEFT = 0.5
 # So long it is sought which of many rows scikit-learn refuses; what stays unanswered may be no more than this share.
 REFUSED_SECONDS = 2.0
 MOST_UNANSWERED = 0.5
-STRANGE_TEXT = "modelport: a value that was never seen"
 # Beyond single precision, and where scaling overflows.
 HUGE = (1e39, -1e39, 1e308)
 
@@ -108,9 +107,8 @@ def prove(estimator: Any, plan: Plan, signature: Signature, rows: Sequence[Row])
 
 class _Comparison:
     def __init__(self, estimator: Any, plan: Plan, signature: Signature) -> None:  # noqa: ANN401 - of any kind
-        self._estimator = estimator
+        self._itself = Predictor(estimator, signature)
         self._plan = plan
-        self._signature = signature
         self._labelled = signature.outputs[0].classes is not None
         self._rows = self._left = self._labels = self._forms = self._not_refused = self._unanswered = 0
         self._largest = 0.0
@@ -138,7 +136,7 @@ class _Comparison:
         while waiting and time.perf_counter() < until:
             some = waiting.popleft()
             try:
-                expected = self._estimated(some)
+                expected = self._itself.arrays(some)
             except Exception:  # noqa: BLE001 - any way of refusing counts
                 if middle := len(some) // 2:
                     waiting += [some[:middle], some[middle:]]
@@ -172,20 +170,13 @@ class _Comparison:
             self._left += answer is None
             started = time.perf_counter()
             try:
-                expected = self._estimated([row])
+                expected = self._itself.arrays([row])
             except Exception:  # noqa: BLE001 - any way of refusing counts
                 self._not_refused += answer is not None
                 continue
             self._estimator_took.append(time.perf_counter() - started)
             if answer is not None:
                 self._compare(answer, expected, _usual([([row], expected)]))
-
-    def _estimated(self, rows: Sequence[Row]) -> Answer:
-        matrix = assemble(self._signature, rows)
-        asked = self._signature.probabilities != "none"
-        # Steps with `copy=False` write over what they are given.
-        predicted = np.asarray(self._estimator.predict(matrix.copy() if asked else matrix))
-        return predicted, self._estimator.predict_proba(matrix) if asked else None
 
     def _asked_alone(self, row: Row) -> Answer | None:
         started = time.perf_counter()

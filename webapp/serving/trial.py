@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from webapp.errors import Invalid
 from webapp.serving.loaded import LoadedVersion
 from webapp.signature import Feature, Signature, Value
-from webapp.signature.example import made_up
+from webapp.signature.example import STRANGE_TEXT, made_up
 
-STRANGE_TEXT = "modelport: a value that was never seen"
 MOST_VALUES = 50
 
 

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 from webapp.signature import Feature, Signature, Value
 
+# What no encoder has learned.
+STRANGE_TEXT = "modelport: a value that was never seen"
+STRANGE_NUMBER = -987_654_321.25
+
 
 def made_up(feature: Feature) -> Value:
     """Give a value of one feature: of the allowed or seen ones the first, else the middle of its range."""

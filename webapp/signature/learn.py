@@ -20,15 +20,12 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 
 from webapp.errors import Invalid
 from webapp.signature import Container, Feature, Output, Row, Signature, Value, rules
-from webapp.signature.example import made_up
+from webapp.signature.example import STRANGE_NUMBER, STRANGE_TEXT, made_up
 
 # More distinct strings than this are free text, not categories worth remembering.
 MOST_OBSERVED_VALUES = 50
 # Stands for the categories of a column that is read as text.
 TEXT = [""]
-# What no encoder has learned.
-STRANGE_TEXT = "modelport: a value that was never seen"
-STRANGE_NUMBER = -987_654_321.25
 
 Refuses = Callable[[Signature, Sequence[Row]], bool]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from scipy.special import expit  # type: ignore[import-untyped] # scipy ships no types
-from sklearn.linear_model import LogisticRegression, SGDClassifier
-from sklearn.linear_model._base import LinearClassifierMixin, LinearModel, MultiOutputLinearModel
+from sklearn.linear_model import LogisticRegression, SGDClassifier, _base
+from sklearn.linear_model._base import LinearClassifierMixin, LinearModel
 from sklearn.linear_model._coordinate_descent import ElasticNet
 from sklearn.linear_model._ridge import Ridge, _RidgeClassifierMixin
 from sklearn.linear_model._stochastic_gradient import BaseSGDRegressor
@@ -20,8 +20,10 @@ from webapp.serving.plans.steps import Matrix, Numbers
 Scores = Callable[[Matrix], Matrix]
 # So many products are added up one after another at a time.
 MOST_CELLS = 1_000_000
+# Before scikit-learn 1.9 models of several outputs had no class of their own.
+MULTI_OUTPUT = getattr(_base, "MultiOutputLinearModel", LinearModel)
 # A kind is told by the methods that answer, so that a class with its own is not taken for one of these.
-REGRESSING = {LinearModel.predict, MultiOutputLinearModel.predict, Ridge.predict, BaseSGDRegressor.predict}
+REGRESSING = {LinearModel.predict, MULTI_OUTPUT.predict, Ridge.predict, BaseSGDRegressor.predict}
 DECIDING = {LinearModel._decision_function, ElasticNet._decision_function, BaseSGDRegressor._decision_function}  # noqa: SLF001
 CLASSIFYING = {LinearClassifierMixin.predict, _RidgeClassifierMixin.predict}
 TWO = 2

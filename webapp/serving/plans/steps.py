@@ -26,6 +26,7 @@ from sklearn.preprocessing import (
 from webapp.serving.plans import NoPlan, Unplanned
 from webapp.serving.predictor import assemble
 from webapp.signature import Container, Feature, Row, Signature, Value
+from webapp.signature.example import STRANGE_NUMBER, STRANGE_TEXT
 
 Matrix = np.ndarray[Any, np.dtype[Any]]
 Change = Callable[[Matrix], Matrix]
@@ -33,8 +34,6 @@ Change = Callable[[Matrix], Matrix]
 MOST_CELLS = 1_000_000
 # Larger whole numbers are not told apart as floats.
 MOST_EXACT = 2**53
-STRANGE_TEXT = "modelport: a value that was never seen"
-STRANGE_NUMBER = -987_654_321.25
 
 
 @dataclass(frozen=True, slots=True)
