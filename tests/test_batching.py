@@ -276,7 +276,7 @@ def test_an_estimator_that_looks_at_the_rows_beside_is_not_shared() -> None:
 
 
 def test_an_estimator_that_draws_lots_is_not_shared() -> None:
-    assert not tried(predictor(DummyClassifier(strategy="uniform")), usual()).independent
+    assert not tried(predictor(DummyClassifier(strategy="uniform", random_state=0)), usual()).independent
 
 
 def test_an_estimator_that_refuses_what_it_is_tried_with_is_not_shared() -> None:

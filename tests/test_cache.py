@@ -461,17 +461,19 @@ def test_a_version_that_draws_lots_is_neither_kept_nor_shared(tmp_path: Path) ->
     assert "may differ" in loaded.caching.reason
 
 
-def test_what_has_no_plan_shares_its_calls_and_a_plan_does_not(tmp_path: Path) -> None:
+def test_calls_of_the_estimator_are_shared_and_those_of_other_plans_are_not(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     shelf.add(constant(1))
     shelf.switch(1)
     loaded = shelf.loaded()
-    unplanned = shelf.runtime._loader._joined(replace(loaded, predictor=loaded.predictor.by(None)))
-    planned = shelf.runtime._loader._joined(
-        replace(loaded, predictor=loaded.predictor.by(Plan("one", lambda rows: (np.ones(len(rows)), None))))
-    )
-    assert unplanned.shared is not None
-    assert planned.shared is None
+
+    def joined(plan: Plan | None) -> LoadedVersion:
+        return shelf.runtime._loader._joined(replace(loaded, predictor=loaded.predictor.by(plan)))
+
+    one = Plan("one", lambda rows: (np.ones(len(rows)), None))
+    assert joined(None).shared is not None
+    assert joined(replace(one, is_itself=True)).shared is not None
+    assert joined(one).shared is None
 
 
 def test_a_version_without_a_reference_is_tried_with_made_up_rows(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from sklearn.ensemble import (
     HistGradientBoostingRegressor,
     RandomForestClassifier,
     RandomForestRegressor,
+    VotingClassifier,
 )
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import (
@@ -43,7 +44,9 @@ from sklearn.linear_model import (
     SGDRegressor,
 )
 from sklearn.model_selection import GridSearchCV
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     FunctionTransformer,
@@ -68,6 +71,7 @@ from webapp.signature.learn import learn
 pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:Found unknown categories:UserWarning"),
+    pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning"),
 ]
 
 MANY = 100_000
@@ -131,6 +135,10 @@ def boosting(kind: Any, **options: Any) -> Any:
 
 def histograms(kind: Any, **options: Any) -> Any:
     return kind(max_iter=15, random_state=0, **options)
+
+
+class Own(RandomForestClassifier):  # type: ignore[misc] # scikit-learn has no types
+    """A class of somebody's own, which may answer otherwise."""
 
 
 # The estimator, what it is fitted with, and for what.
@@ -221,6 +229,28 @@ KINDS: dict[str, tuple[Any, Any, Any]] = {
         TARGET,
     ),
 }
+# Of these it is the estimator itself that is asked, with numbers instead of a table.
+ITSELF: dict[str, tuple[Any, Any, Any]] = {
+    "neighbors": (KNeighborsClassifier(), ARRAY, THREE),
+    "neighbors of numbers": (make_pipeline(StandardScaler(), KNeighborsRegressor()), PLAIN, TARGET),
+    "a support vector machine": (make_pipeline(StandardScaler(), SVC()), PLAIN, THREE),
+    "a network behind columns": (
+        make_pipeline(parts(), MLPClassifier((8,), tol=1.0, random_state=0)),
+        HOLED,
+        TWO,
+    ),
+    "naive Bayes": (make_pipeline(StandardScaler(), GaussianNB()), PLAIN, TWO),
+    "a vote": (
+        VotingClassifier([("trees", forest()), ("line", LogisticRegression())], voting="soft"),
+        PLAIN / 1e4,
+        TWO,
+    ),
+    "a class of its own": (Own(5), PLAIN, TWO),
+    "a link of its own": (PoissonRegressor(), PLAIN / 1e4, TARGET.abs()),
+    "another beginning": (boosting(GradientBoostingRegressor, init=LinearRegression()), PLAIN, TARGET),
+    "probabilities of another kind": (SGDClassifier(loss="modified_huber", random_state=0), PLAIN / 1e4, TWO),
+}
+KINDS |= ITSELF
 
 
 @dataclass(frozen=True)
@@ -422,25 +452,15 @@ def test_what_the_estimator_may_refuse_is_left_to_it(what: str, refusing: Fitted
     assert refused_too.value.code == refused.value.code
 
 
-class Own(RandomForestClassifier):  # type: ignore[misc] # scikit-learn has no types
-    """A class of somebody's own, which may answer otherwise."""
-
-
 OTHERS: dict[str, tuple[Any, Any, Any]] = {
-    "neighbors": (KNeighborsClassifier(), PLAIN, TWO),
-    "a support vector machine": (make_pipeline(StandardScaler(), SVC()), PLAIN, TWO),
-    "a class of its own": (Own(5), PLAIN, TWO),
     "a function": (make_pipeline(FunctionTransformer(np.abs), forest()), PLAIN, TWO),
     "polynomials": (make_pipeline(PolynomialFeatures(), LinearRegression()), PLAIN, TARGET),
-    "a link of its own": (PoissonRegressor(), PLAIN / 1e4, TARGET.abs()),
     "several outputs": (forest(RandomForestRegressor), PLAIN, np.column_stack((TARGET, TARGET))),
-    "another beginning": (boosting(GradientBoostingRegressor, init=LinearRegression()), PLAIN, TARGET),
     "categories of its own": (
         histograms(HistGradientBoostingRegressor, categorical_features=["city"]),
         WHOLE[["a", "city"]].astype({"city": "category"}),
         TARGET,
     ),
-    "probabilities of another kind": (SGDClassifier(loss="modified_huber", random_state=0), PLAIN / 1e4, TWO),
     "a text that stands for null": (
         make_pipeline(
             SimpleImputer(missing_values="?", strategy="most_frequent"),

@@ -20,7 +20,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
 from webapp import artifacts
 from webapp.artifacts import ArtifactStore
@@ -207,6 +207,18 @@ def test_a_slow_plan_is_not_used(learned: Learned) -> None:
     assert found.reason == "It is not faster than scikit-learn."
 
 
+def test_an_estimator_that_its_plan_asks_is_compared_on_few_rows_where_it_is_slow(
+    forest: Any, learned: Learned, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "TOGETHER_SECONDS", 0.0)
+    neighbors = KNeighborsClassifier().fit(FRAME, LABELS)
+    found = prove(neighbors, plan_of(neighbors, learned), learned.signature, learned.rows)
+    assert found.holds
+    assert 2 * proof.FIRST_TOGETHER <= found.rows < 4 * proof.FIRST_TOGETHER
+    # Other arithmetic is compared on all of them, however long it takes.
+    assert prove(forest, plan_of(forest, learned), learned.signature, learned.rows).rows > 1000
+
+
 def test_a_number_next_to_zero_is_measured_by_the_usual_ones() -> None:
     # Rounding is all that is left of a sum of large terms; a real difference is no smaller for that.
     usual, next_to_zero = np.array([1000.0, 1e-13]), np.array([1000.0, 2e-13])
@@ -295,8 +307,8 @@ def test_no_rows_have_no_answers(forest: Any, learned: Learned) -> None:
 
 
 def test_a_kind_without_a_plan_has_no_proof(learned: Learned) -> None:
-    neighbors = KNeighborsClassifier().fit(FRAME, LABELS)
-    predictor, found = planned(Predictor(neighbors, learned.signature), neighbors, learned.signature, list)
+    other = make_pipeline(FunctionTransformer(np.abs), KNeighborsClassifier()).fit(FRAME, LABELS)
+    predictor, found = planned(Predictor(other, learned.signature), other, learned.signature, list)
     assert found is None
     assert predictor.plan is None
 

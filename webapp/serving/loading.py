@@ -94,9 +94,9 @@ class Loader:
             return loaded
         predictor = loaded.predictor
         trial = batching.tried(predictor, loaded.usual)
-        # A plan is done before anybody could come to share it.
-        shared = Shared(predictor) if predictor.plan is None and trial.independent else None
-        computed_by = predictor.plan.name if predictor.plan else "scikit-learn"
+        plan = predictor.plan
+        shared = Shared(predictor) if trial.independent and (plan is None or plan.is_itself) else None
+        computed_by = plan.name if plan else "scikit-learn"
         cache, caching = self._cache.of(loaded.version, computed_by, (shared or predictor).predict, loaded.usual, trial)
         return replace(loaded, shared=shared, cache=cache, caching=caching)
 

@@ -91,16 +91,20 @@ class Predictor:
 
     def _estimated(self, matrix: Any) -> tuple[Any, Any]:  # noqa: ANN401 - arrays
         try:
-            asked = self._signature.probabilities != "none"
-            # Steps with `copy=False` write over what they are given.
-            predicted = np.asarray(self._estimator.predict(matrix.copy() if asked else matrix))
-            return predicted, self._estimator.predict_proba(matrix) if asked else None
+            return ask(self._estimator, matrix, probabilities=self._signature.probabilities != "none")
         except MemoryError:
             raise
         except Exception as error:
             # Whatever it is: the input is acceptable by the signature, and the estimator has the last word.
             message = "The model itself cannot take these values together, though each is acceptable."
             raise Invalid("model_refused_input", message) from error
+
+
+def ask(estimator: Any, matrix: Any, *, probabilities: bool) -> tuple[Any, Any]:  # noqa: ANN401 - of any kind
+    """Give what `predict` and `predict_proba` say of a matrix, the latter where it is asked for, else None."""
+    # Steps with `copy=False` write over what they are given.
+    predicted = np.asarray(estimator.predict(matrix.copy() if probabilities else matrix))
+    return predicted, estimator.predict_proba(matrix) if probabilities else None
 
 
 def assemble(signature: Signature, rows: Sequence[Row]) -> Any:  # noqa: ANN401 - list, array or frame

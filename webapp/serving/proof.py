@@ -28,6 +28,9 @@ PLAN_SECONDS = 0.3
 ESTIMATOR_SECONDS = 0.2
 FEWEST_ALONE = 5
 MOST_ALONE = 60
+# So long an estimator is asked for many rows at once that its plan asks itself, each time for as many as all before.
+TOGETHER_SECONDS = 0.5
+FIRST_TOGETHER = 32
 # A plan that leaves more than this share to scikit-learn is none.
 MOST_LEFT = 0.5
 # So long it is sought which of many rows scikit-learn refuses; what stays unanswered may be no more than this share.
@@ -117,7 +120,7 @@ class _Comparison:
 
     def bulk(self, rows: Sequence[Row]) -> None:
         """Compare one call for all rows with one call of the plan, and with calls for single rows."""
-        parts = list(self._answered(rows))
+        parts = list(self._affordable(rows))
         usual = _usual(parts)
         for some, expected in parts:
             self._at_once(some, expected, usual)
@@ -128,6 +131,17 @@ class _Comparison:
                     return
                 if (answer := self._asked_alone(row)) is not None:
                     self._compare(answer, _part(expected, at, at + 1), usual)
+
+    def _affordable(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Answer]]:
+        """Ask scikit-learn in ever larger calls; of a plan that asks it, too, as long as there is time.
+
+        Some take seconds for a few rows.
+        """
+        until = time.perf_counter() + TOGETHER_SECONDS if self._plan.is_itself else math.inf
+        first, end = 0, FIRST_TOGETHER
+        while first < len(rows) and (first == 0 or time.perf_counter() < until):
+            yield from self._answered(rows[first:end])
+            first, end = end, end * 2
 
     def _answered(self, rows: Sequence[Row]) -> Iterator[tuple[Sequence[Row], Answer]]:
         """Ask scikit-learn: by halves where it refuses, so that one row does not hide all others."""

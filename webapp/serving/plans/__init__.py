@@ -31,6 +31,9 @@ class Plan:
     ask: Callable[[Sequence[Row]], tuple[Any, Any]]
     # By the feature's place in a row: numbers at which the answer may jump, for a proof to ask about.
     edges: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    # Whether it asks the estimator itself: then callers gain by being answered together, where other plans are done
+    # before anybody could come, and few rows show that it is asked rightly.
+    is_itself: bool = False
 
 
 def compiled(estimator: Any, signature: Signature) -> Plan | None:  # noqa: ANN401 - an estimator of any kind

@@ -17,3 +17,5 @@ class Predicting:
     answer: Callable[[Matrix], tuple[Any, Any]]
     # By column: the numbers at which trees part.
     thresholds: Mapping[int, Matrix] = field(default_factory=dict)
+    # Whether it is the estimator itself that is asked.
+    is_itself: bool = False

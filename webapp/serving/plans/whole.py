@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 from sklearn.pipeline import Pipeline
 
-from webapp.serving.plans import NoPlan, Plan, linear, steps, trees
+from webapp.serving.plans import NoPlan, Plan, itself, linear, steps, trees
+from webapp.serving.plans.predicting import Predicting
 from webapp.serving.plans.steps import Matrix, Numbers
 from webapp.signature import Row, Signature
 
@@ -32,10 +34,7 @@ def compiled(estimator: Any, signature: Signature) -> Plan:  # noqa: ANN401 - an
         else:
             estimator = estimator.best_estimator_
     numbers = steps.numbers(steps.through(before, steps.raw(signature)))
-    asked = signature.probabilities == "table"
-    predicting = trees.compiled(estimator, numbers, asked) or linear.compiled(estimator, numbers, asked)
-    if predicting is None:
-        raise NoPlan(f"there is none for {type(estimator).__name__}")
+    predicting = _predicting(estimator, numbers, signature.probabilities == "table")
     read, answer = numbers.read, predicting.answer
 
     # What numpy warns of at the ends of what can be computed is for those who train.
@@ -44,7 +43,15 @@ def compiled(estimator: Any, signature: Signature) -> Plan:  # noqa: ANN401 - an
         return answer(read(rows))
 
     behind = f" behind {len(before)} step{'s' if len(before) > 1 else ''}" if before else ""
-    return Plan(predicting.name + behind, ask, _edges(numbers, predicting.thresholds))
+    return Plan(predicting.name + behind, ask, _edges(numbers, predicting.thresholds), predicting.is_itself)
+
+
+def _predicting(estimator: Any, numbers: Numbers, asked: bool) -> Predicting:  # noqa: ANN401, FBT001 - any estimator
+    for make in (trees.compiled, linear.compiled):
+        with suppress(NoPlan):
+            if made := make(estimator, numbers, asked):
+                return made
+    return itself.compiled(estimator, numbers, asked)
 
 
 def _edges(numbers: Numbers, thresholds: Mapping[int, Matrix]) -> dict[int, list[float]]:
