@@ -32,7 +32,11 @@ def free_port() -> int:
 
 def descendants(pid: int) -> set[int]:
     """Give the process ids of a process and all its children."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        # It ended since it was named.
+        children = []
     return {pid}.union(*(descendants(int(child)) for child in children))
 
 
