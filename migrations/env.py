@@ -8,10 +8,14 @@ import sqlalchemy as sa
 from alembic import context
 from sqlalchemy import event
 
-from webapp import app, config
+from webapp import app, config, installation
 from webapp.db import Base, Moment
 
-assert app  # importing the composition root declares every table
+# Any number that nobody else locks in this database.
+MIGRATION_LOCK = 7_411_902_386
+
+assert app  # importing the composition root declares every table but one
+assert installation  # declares the other
 
 
 def url() -> str:
@@ -29,15 +33,20 @@ if engine.dialect.name == "sqlite":
     # The driver would begin no transaction for DDL, and half of an interrupted migration would stay.
     event.listen(engine, "connect", lambda connection, _record: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-with engine.connect() as connection:
-    # SQLite cannot alter a table in place: batch mode copies it.
-    context.configure(
-        connection=connection,
-        target_metadata=Base.metadata,
-        render_as_batch=True,
-        render_item=render_item,
-        transactional_ddl=True,
-    )
-    with context.begin_transaction():
-        context.run_migrations()
-engine.dispose()
+try:
+    with engine.connect() as connection:
+        # SQLite cannot alter a table in place: batch mode copies it.
+        context.configure(
+            connection=connection,
+            target_metadata=Base.metadata,
+            render_as_batch=True,
+            render_item=render_item,
+            transactional_ddl=True,
+        )
+        with context.begin_transaction():
+            if connection.dialect.name == "postgresql":
+                # Of several that are started at once one migrates, and the others find it done.
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+            context.run_migrations()
+finally:
+    engine.dispose()

@@ -269,7 +269,8 @@ def requirements(minor: str) -> Iterator[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     major, _, number = minor.partition(".")
     others = {"scikit-learn": f">={minor},<{major}.{int(number) + 1}", **SERVED[minor]}
-    for line in project["dependencies"]:
+    optional = project["optional-dependencies"]
+    for line in [*project["dependencies"], *optional["dask"], *optional["s3"]]:
         name = re.split(r"[<>=!~ ]", line, maxsplit=1)[0]
         if name not in others:
             yield line

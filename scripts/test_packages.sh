@@ -2,12 +2,14 @@
 # Installs the Debian packages that the tests need beside Python, or says what is missing. Starts no service.
 set -eu
 
-PACKAGES='chromium redis-server' # Each brings a command of the same name.
+PACKAGES='chromium nginx postgresql redis-server' # Each brings a command of the same name, PostgreSQL `postgres`.
 POLICY=/usr/sbin/policy-rc.d
 
+# Debian keeps some off the path of ordinary users.
+PATH="$PATH:/usr/sbin:$(echo /usr/lib/postgresql/*/bin | tr ' ' :)"
 missing=
 for package in $PACKAGES; do
-	command -v "$package" >/dev/null || missing="$missing $package"
+	command -v "$(echo "$package" | sed s/postgresql/postgres/)" >/dev/null || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 

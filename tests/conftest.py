@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 # As in the product's processes, and before NumPy is imported: a process that was forked beside native threads can
 # wait for them for ever.
@@ -16,41 +12,36 @@ os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import pytest
 
-from webapp import config, db
+from tests import databases
+from tests.waiting import eventually as eventually  # noqa: PLC0414 - the tests name it from here
+from webapp import config
 from webapp.config import Settings
 from webapp.db import Database
 
-T = TypeVar("T")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare what a test says that is about SQLite itself."""
+    config.addinivalue_line("markers", "sqlite(reason): not a test of PostgreSQL, because")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out, where PostgreSQL is tested, what is about SQLite itself."""
+    about_sqlite = [item for item in items if item.get_closest_marker("sqlite")] if databases.ON_POSTGRESQL else []
+    config.hook.pytest_deselected(items=about_sqlite)
+    items[:] = [item for item in items if item not in about_sqlite]
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    """Complete settings of a fresh installation."""
-    return config.prepare(config.load({"MODELPORT_DATA_DIR": str(tmp_path / "data")}))
-
-
-@pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database's file, which each test gets a copy of."""
-    file = tmp_path_factory.mktemp("migrated") / "modelport.db"
-    db.upgrade(f"sqlite:///{file}")
-    return file
+    """Complete settings of a fresh installation, whose database is still to be made."""
+    given = {"MODELPORT_DATA_DIR": str(tmp_path / "data"), **databases.environment(tmp_path / "data")}
+    return config.prepare(config.load(given))
 
 
 @pytest.fixture
-def database(settings: Settings, migrated: Path) -> Iterator[Database]:
+def database(settings: Settings) -> Iterator[Database]:
     """The database of a fresh installation."""
-    shutil.copyfile(migrated, settings.data_dir / "modelport.db")
+    databases.make_migrated(settings.data_dir)
     made = Database(settings.sqlalchemy_url)
     yield made
     made.engine.dispose()
-
-
-def eventually(look: Callable[[], T], *, within_seconds: float = 30.0) -> T:
-    """Look again and again until there is something to see; give it."""
-    until = time.monotonic() + within_seconds
-    while True:
-        if seen := look():
-            return seen
-        assert time.monotonic() < until, "it did not happen"
-        threading.Event().wait(0.02)

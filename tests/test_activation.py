@@ -39,6 +39,8 @@ DAMAGES = {
 }
 WITH_BOUND = Signature((Feature("x", minimum=0.0),), "frame", "regression", (Output("prediction"),))
 
+HOST = "this-host"
+
 
 class Workers:
     """Web workers, each with its slot, in this process."""
@@ -55,7 +57,7 @@ class Workers:
         for slot in range(len(self.followers) + 1, len(self.followers) + 1 + count):
             runtime = Runtime(store or self.stock.store, self.stock.secret, self._loaded)
             ring = KeyRing(self.settings.derive(keys.PEPPER))
-            follower = Follower(self.database, runtime, ring, Signal(self.signal), "600/minute")
+            follower = Follower(self.database, runtime, ring, Signal(self.signal), "600/minute", HOST)
             follower.start(slot)
             self.runtimes.append(runtime)
             self.followers.append(follower)
@@ -158,8 +160,8 @@ def test_when_one_worker_cannot_load_it_nothing_changes_and_the_reason_is_given(
     workers.start(1, elsewhere)
     refusal = workers.refused(2)
     assert refusal.code == "activation_failed"
-    assert f"{fleet.HOST} slot 3: artifact_missing" in refusal.detail
-    assert [(each["host"], each["slot"]) for each in refusal.more["failures"]] == [(fleet.HOST, 3)]  # type: ignore[attr-defined]
+    assert f"{HOST} slot 3: artifact_missing" in refusal.detail
+    assert [(each["host"], each["slot"]) for each in refusal.more["failures"]] == [(HOST, 3)]  # type: ignore[attr-defined]
     assert workers.answers() == [1, 1, 1]
 
 

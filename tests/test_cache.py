@@ -27,10 +27,11 @@ from webapp import artifacts, metrics
 from webapp.artifacts import ArtifactStore
 from webapp.catalog import Catalog, ServedModel, ServedVersion
 from webapp.errors import Invalid, Problem
+from webapp.redis import REST_SECONDS
 from webapp.serving import cache as kept
 from webapp.serving import golden
 from webapp.serving.batching import Trial
-from webapp.serving.cache import MOST_ROWS, REDIS_REST_SECONDS, PredictionCache, VersionCache
+from webapp.serving.cache import MOST_ROWS, PredictionCache, VersionCache
 from webapp.serving.loaded import LoadedVersion
 from webapp.serving.plans import Plan
 from webapp.serving.predictor import Outcome, Predictor, assemble
@@ -597,7 +598,7 @@ def test_when_redis_dies_predictions_go_on_and_when_it_is_back_it_is_used(model:
         assert set(redis.client.keys()) == names
         remote = cache._lookup._remote
         assert remote is not None
-        remote._reads._rests_until -= REDIS_REST_SECONDS
+        remote._reads._rests_until -= REST_SECONDS
         ask(cache, (5.0,))
         assert len(set(redis.client.keys()) - names) == 1
     finally:
@@ -642,7 +643,7 @@ def test_one_that_takes_nothing_more_is_still_read(
         assert ask(other, (4.0,), (2.0,))[1] == [False, True]
     finally:
         redis.client.config_set("maxmemory", before["maxmemory"])
-    assert [record.message for record in caplog.records].count("cache.redis_failed") == 1
+    assert [record.message for record in caplog.records].count("redis.away") == 1
 
 
 def test_while_one_tries_a_redis_that_failed_no_other_does(model: Model, redis: Server) -> None:
@@ -661,13 +662,13 @@ def test_while_one_tries_a_redis_that_failed_no_other_does(model: Model, redis: 
     remote._client.mget = mget  # type: ignore[method-assign]
     ask(cache, (1.0,))
     go.clear()
-    remote._reads._rests_until -= REDIS_REST_SECONDS
+    remote._reads._rests_until -= REST_SECONDS
     with ThreadPoolExecutor(2) as pool:
         assert tried.acquire(timeout=WAIT)
         trying = pool.submit(ask, cache, (2.0,))
         assert tried.acquire(timeout=WAIT)
         # So much later, the first one has no answer yet.
-        remote._reads._rests_until -= REDIS_REST_SECONDS
+        remote._reads._rests_until -= REST_SECONDS
         other = pool.submit(ask, cache, (3.0,))
         try:
             assert predictions(other.result(WAIT)) == ["(3.0,)"]

@@ -166,6 +166,46 @@ def test_all_wrong_settings_are_reported_together() -> None:
     assert sorted(problem.partition(" ")[0] for problem in found) == sorted(wrong)
 
 
+@pytest.mark.parametrize("place", ["/srv/models", "file:///srv/models", "memory://models", "s3://bucket/some/where"])
+def test_artifacts_can_be_kept_in_a_folder_or_in_a_store(place: str) -> None:
+    assert config.load({"MODELPORT_ARTIFACT_STORE": place}).artifact_store == place
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("models", "must be an absolute folder, or a URL such as s3://BUCKET/PREFIX"),
+        ("nowhere://models", "names a kind of store that is not known: nowhere"),
+        ("s3://", "names no place in the store, as s3://BUCKET/PREFIX does"),
+        ("s3://?key=hush", "names no place in the store, as s3://BUCKET/PREFIX does"),
+        ("gs://models", "needs a package that is not installed: pip install gcsfs"),
+    ],
+)
+def test_a_place_that_cannot_keep_artifacts_is_refused_with_the_way_out(place: str, reason: str) -> None:
+    assert problems({"MODELPORT_ARTIFACT_STORE": place}) == [f"MODELPORT_ARTIFACT_STORE {reason}"]
+
+
+def test_a_store_whose_package_is_missing_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "find_spec", lambda _package: None)
+    [problem] = problems({"MODELPORT_ARTIFACT_STORE": "s3://models"})
+    assert problem.endswith('needs a package that is not installed: pip install "modelport[s3]"')
+
+
+def test_batches_on_a_cluster_need_its_address() -> None:
+    assert problems({"MODELPORT_BATCH_BACKEND": "dask"}) == [
+        "MODELPORT_DASK_ADDRESS is missing: with MODELPORT_BATCH_BACKEND=dask it names the cluster's scheduler"
+    ]
+    address = "tcp://127.0.0.1:8786"
+    settings = config.load({"MODELPORT_BATCH_BACKEND": "dask", "MODELPORT_DASK_ADDRESS": address})
+    assert (settings.batch_backend, settings.dask_address) == ("dask", address)
+
+
+def test_batches_on_a_cluster_whose_package_is_missing_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "find_spec", lambda _name: None)
+    (problem,) = problems({"MODELPORT_BATCH_BACKEND": "dask", "MODELPORT_DASK_ADDRESS": "tcp://127.0.0.1:8786"})
+    assert problem.endswith('pip install "modelport[dask]"')
+
+
 def test_a_refusal_does_not_repeat_the_secret() -> None:
     assert "hush" not in "".join(problems({"MODELPORT_SECRET_KEY": "hush"}))
 
@@ -187,7 +227,8 @@ def test_only_secrets_can_come_from_files() -> None:
 @pytest.mark.parametrize("item", [item for item in fields(Settings) if item.metadata["secret"]], ids=name_of)
 def test_each_secret_can_come_from_a_file(item: Field[Any], tmp_path: Path) -> None:
     file = tmp_path / "secret"
-    given = f"redis://:{SECRET}@127.0.0.1:6379/0" if item.name == "redis_url" else SECRET
+    forms = {"redis_url": f"redis://:{SECRET}@127.0.0.1:6379/0", "artifact_store": f"memory://{SECRET}"}
+    given = forms.get(item.name, SECRET)
     file.write_text(f"{given}\n")
     assert getattr(config.load({f"{name_of(item)}_FILE": str(file)}), item.name) == given
 

@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests import databases
 from webapp import fleet, registry
 from webapp.artifacts import ArtifactStore
 from webapp.audit import Actor
 from webapp.config import Settings
 from webapp.db import Database
-from webapp.fleet import HOST
 
 ANN = Actor("user:ann")
+HOST = "this-host"
 SIGNATURE = {"features": [], "outputs": [], "container": "array", "probabilities": "none"}
 
 
@@ -27,7 +28,7 @@ def ran(data_dir: Path, *options: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
     return subprocess.run(
         [sys.executable, "-m", "webapp.cli", "doctor", *options],
-        env={**clean, "MODELPORT_DATA_DIR": str(data_dir)},
+        env={**clean, "MODELPORT_DATA_DIR": str(data_dir), **databases.environment(data_dir)},
         capture_output=True,
         text=True,
         check=False,
@@ -46,7 +47,7 @@ def found(settings: Settings) -> tuple[int, dict[str, dict[str, Any]]]:
 @pytest.fixture
 def artifact(settings: Settings, database: Database) -> Path:
     """The stored file of a model's active version."""
-    store = ArtifactStore(settings.artifact_store)
+    store = ArtifactStore(settings.artifacts_dir)
     digest = store.put(b"the bytes of a model")
     with database.transaction() as session:
         made = registry.add_version(
@@ -61,7 +62,7 @@ def artifact(settings: Settings, database: Database) -> Path:
             label=None,
         )
         registry.activate(session, ANN, "churn", made.number)
-    return settings.artifact_store / digest[:2] / digest
+    return settings.artifacts_dir / digest[:2] / digest
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ def test_what_serves_well_is_ok_throughout(artifact: Path, serving: None, settin
     _, checks = found(settings)
     machine = {"Disk", "Lock", "Versions"}
     assert {check["state"] for name, check in checks.items() if name not in machine} == {"ok"}
-    assert machine | {"Database", "SQLite", "Secret key", "Artifacts", "Worker"} <= checks.keys()
+    of_database = {"Database"} if databases.ON_POSTGRESQL else {"Database", "SQLite"}
+    assert machine | of_database | {"Secret key", "Artifacts", "Worker"} <= checks.keys()
 
 
 def test_people_read_one_line_per_check_and_what_to_do(database: Database, settings: Settings) -> None:
@@ -149,6 +151,7 @@ def test_a_lost_secret_is_not_made_anew(database: Database, settings: Settings) 
     assert not (settings.data_dir / "secret-key").exists()
 
 
+@pytest.mark.sqlite("only SQLite's database is a file")
 def test_a_database_that_is_missing_empty_or_no_database_is_bad(database: Database, settings: Settings) -> None:
     file = settings.data_dir / "modelport.db"
     file.write_bytes(b"no database at all" * 100)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 
 import pandas as pd
@@ -16,13 +18,17 @@ import skops.io
 import sqlalchemy as sa
 from sklearn.linear_model import LogisticRegression
 
+from tests import databases
 from tests.conftest import eventually
 from webapp import app, jobs, registry
 from webapp.audit import Actor
+from webapp.batches import cutting, receiving, rows_name
+from webapp.batches import results as batch_results
+from webapp.batches.cutting import CHUNK_ROWS
 from webapp.config import Settings
 from webapp.db import Database, Session
-from webapp.errors import NotFound
-from webapp.jobs import CHUNK_ROWS, LEASE, MOST_ATTEMPTS, Chunk, Progress
+from webapp.errors import Conflict, Invalid, NotFound
+from webapp.jobs import LEASE, MOST_ATTEMPTS, Chunk, Done, Order, Progress
 from webapp.log_writer import LogWriter
 from webapp.predictions.log import Prediction
 from webapp.serving.predictor import assemble
@@ -34,6 +40,7 @@ EARLY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 ANN = Actor("cli:ann")
 KEY = "key1"
+ORDER = Order(KEY, test=False, model="credit", version=1, form="json")
 FRAME = pd.DataFrame({"age": [20.0, 30.0, 40.0, 50.0]})
 MODEL = LogisticRegression().fit(FRAME, ["no", "no", "yes", "yes"])
 
@@ -58,27 +65,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return made
 
 
-def submit(
-    database: Database,
-    instances: int | Sequence[object] = 1,
-    *,
-    ids: Sequence[str | None] | None = None,
-    version: int = 1,
-    test: bool = False,
-) -> str:
-    """Accept a batch; give its id."""
-    rows = [{"age": float(20 + row % 40)} for row in range(instances)] if isinstance(instances, int) else instances
+def submit(database: Database, rows: int = 1) -> str:
+    """Accept a batch of so many rows, whose files nobody needs; give its id."""
+    counts = [min(CHUNK_ROWS, rows - first) for first in range(0, rows, CHUNK_ROWS)]
     with database.transaction() as session:
-        job = jobs.create(
-            session,
-            key_id=KEY,
-            test=test,
-            model="credit",
-            version=version,
-            instances=rows,
-            ids=[None] * len(rows) if ids is None else ids,
-        )
-    return job.id
+        return jobs.accept(session, ORDER, jobs.new_id(), counts).id
 
 
 def claim(database: Database, owner: str = "a") -> Chunk | None:
@@ -94,10 +85,8 @@ def claimed(database: Database, owner: str = "a") -> Chunk:
 
 
 def finish(database: Database, chunk: Chunk, owner: str = "a", failed_rows: int = 0) -> bool:
-    """Store who computed each row as its result."""
     with database.transaction() as session:
-        found = [f"{owner}{chunk.first_row + row}" for row in range(chunk.row_count)]
-        return jobs.finish(session, chunk, owner, found, failed_rows)
+        return jobs.finish(session, chunk, owner, failed_rows)
 
 
 def cancel(database: Database, job_id: str) -> None:
@@ -110,9 +99,11 @@ def progress(database: Database, job_id: str) -> Progress:
         return jobs.progress(session, jobs.get_job(session, job_id, KEY))
 
 
-def results(database: Database, job_id: str) -> list[Any]:
+def finished_by(database: Database, job_id: str) -> list[tuple[int, str | None, int]]:
+    """Give the number of each chunk that is done, who has done it, and at which attempt."""
+    done = sa.select(Chunk).where(Chunk.job_id == job_id, Chunk.done_at.is_not(None)).order_by(Chunk.number)
     with database.reading() as session:
-        return jobs.results(session, jobs.get_job(session, job_id, KEY))
+        return [(chunk.number, chunk.leased_by, chunk.attempts) for chunk in session.scalars(done)]
 
 
 def failure(database: Database, job_id: str) -> str:
@@ -123,9 +114,8 @@ def failure(database: Database, job_id: str) -> str:
 # --- Jobs and chunks --------------------------------------------------------------------------------------
 
 
-def test_a_job_is_cut_into_chunks_that_keep_rows_and_ids_together(database: Database) -> None:
-    count = 2 * CHUNK_ROWS + 3
-    submit(database, list(range(count)), ids=[f"id-{row}" for row in range(count)])
+def test_a_job_has_a_chunk_for_each_of_its_files(database: Database) -> None:
+    submit(database, 2 * CHUNK_ROWS + 3)
     chunks = [claimed(database) for _ in range(3)]
     assert claim(database) is None
     assert [(chunk.number, chunk.first_row, chunk.row_count) for chunk in chunks] == [
@@ -133,8 +123,6 @@ def test_a_job_is_cut_into_chunks_that_keep_rows_and_ids_together(database: Data
         (1, CHUNK_ROWS, CHUNK_ROWS),
         (2, 2 * CHUNK_ROWS, 3),
     ]
-    assert [row for chunk in chunks for row in chunk.instances] == list(range(count))
-    assert [name for chunk in chunks for name in chunk.ids] == [f"id-{row}" for row in range(count)]
 
 
 def test_the_oldest_job_goes_first(database: Database, clock: Clock) -> None:
@@ -159,7 +147,7 @@ def test_another_keys_job_is_not_there(database: Database) -> None:
 
 def test_a_job_is_accepted_with_the_transaction_or_not_at_all(database: Database) -> None:
     def accept(session: Session) -> None:
-        jobs.create(session, key_id=KEY, test=False, model="m", version=1, instances=[1], ids=[None])
+        jobs.accept(session, ORDER, jobs.new_id(), [1])
         message = "the door fails after the change"
         raise RuntimeError(message)
 
@@ -197,7 +185,7 @@ def test_workers_that_claim_at_once_never_get_the_same_chunk(settings: Settings,
         taken = list(pool.map(work, "abcd"))
     assert sorted(number for numbers in taken for number in numbers) == list(range(12))
     assert progress(database, job_id).status == "completed"
-    assert [result[1:] for result in results(database, job_id)] == [str(row) for row in range(12 * CHUNK_ROWS)]
+    assert [number for number, _, _ in finished_by(database, job_id)] == list(range(12))
 
 
 def test_an_expired_lease_is_taken_over(database: Database, clock: Clock) -> None:
@@ -214,12 +202,42 @@ def test_the_former_holders_results_are_not_stored(database: Database, clock: Cl
     clock.wait(LEASE + SECOND)
     chunk = claimed(database, "b")
     assert not finish(database, late, "a", failed_rows=1)
-    assert (results(database, job_id), progress(database, job_id).failed) == ([], 0)
+    assert (finished_by(database, job_id), progress(database, job_id).failed) == ([], 0)
     assert finish(database, chunk, "b")
     assert not finish(database, late, "a")
     assert not finish(database, chunk, "b")
-    assert results(database, job_id) == ["b0"]
+    assert finished_by(database, job_id) == [(0, "b", 2)]
     assert claim(database) is None
+
+
+def test_who_has_begun_another_attempt_cannot_finish_the_one_before(database: Database, clock: Clock) -> None:
+    job_id = submit(database)
+    first = claimed(database)
+    clock.wait(LEASE + SECOND)
+    second = claimed(database)
+    assert not finish(database, first)
+    assert finish(database, second)
+    assert finished_by(database, job_id) == [(0, "a", 2)]
+
+
+def test_a_chunk_that_is_given_back_waits_longer_after_each_attempt(database: Database, clock: Clock) -> None:
+    job_id = submit(database)
+    for attempt in range(1, MOST_ATTEMPTS + 1):
+        chunk = claimed(database)
+        with database.transaction() as session:
+            jobs.give_back(session, chunk, "a", "It is away.", SECOND)
+        clock.wait(SECOND * attempt)
+        assert claim(database) is None
+        clock.wait(SECOND / 2)
+    assert (progress(database, job_id).status, failure(database, job_id)) == ("failed", "It is away.")
+
+
+def test_a_chunk_that_is_released_is_free_at_once_and_costs_no_attempt(database: Database) -> None:
+    submit(database)
+    chunk = claimed(database)
+    with database.transaction() as session:
+        jobs.release(session, chunk, "a")
+    assert claimed(database, "b").attempts == 1
 
 
 def test_a_lease_that_is_renewed_is_not_taken_over(database: Database, clock: Clock) -> None:
@@ -268,17 +286,17 @@ def test_a_job_whose_chunk_ends_every_worker_fails_with_a_reason(database: Datab
     assert progress(database, bad) == Progress("failed", CHUNK_ROWS + 1, CHUNK_ROWS, 0, None)
     assert failure(database, bad) == f"Rows from {CHUNK_ROWS} on could not be computed in {MOST_ATTEMPTS} attempts."
     # What was done stays, and other jobs go on.
-    assert len(results(database, bad)) == CHUNK_ROWS
+    assert len(finished_by(database, bad)) == 1
     assert claimed(database).job_id == good
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_whatever_workers_do_each_row_has_exactly_one_result_or_the_job_has_failed(
-    database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch, seed: int
+    database: Database, clock: Clock, seed: int
 ) -> None:
-    monkeypatch.setattr(jobs, "CHUNK_ROWS", 2)
     chance = random.Random(seed)
-    job_id = submit(database, 7)
+    with database.transaction() as session:
+        job_id = jobs.accept(session, ORDER, jobs.new_id(), [2, 2, 2, 1]).id
     holding: dict[str, Chunk] = {}
     seen = 0
     while progress(database, job_id).status == "processing":
@@ -296,11 +314,9 @@ def test_whatever_workers_do_each_row_has_exactly_one_result_or_the_job_has_fail
         done = progress(database, job_id).done
         assert done >= seen, "progress went back"
         seen = done
-    rows = [int(result[1:]) for result in results(database, job_id)]
     state = progress(database, job_id)
-    assert len(rows) == len(set(rows)) == state.done
-    assert rows == sorted(rows)
     assert (state.status, state.done) == ("completed", 7) or failure(database, job_id)
+    assert len(finished_by(database, job_id)) == -(-state.done // 2)
 
 
 # --- Progress ---------------------------------------------------------------------------------------------
@@ -320,13 +336,17 @@ def test_progress_counts_rows_and_tells_how_long_the_rest_will_take(database: Da
     assert progress(database, job_id) == Progress("completed", total, total, 8, None)
 
 
-def test_results_are_in_the_order_of_the_request_whichever_chunk_was_done_first(database: Database) -> None:
+def test_only_a_completed_job_has_results(database: Database) -> None:
     job_id = submit(database, 2 * CHUNK_ROWS)
     first, second = claimed(database), claimed(database)
     finish(database, second)
-    assert results(database, job_id)[0] == f"a{CHUNK_ROWS}"
+    with database.reading() as session, pytest.raises(Conflict) as caught:
+        jobs.done(session, jobs.get_job(session, job_id, KEY))
+    assert caught.value.code == "job_not_completed"
+    assert f"{CHUNK_ROWS} of {2 * CHUNK_ROWS} rows" in caught.value.detail
     finish(database, first)
-    assert results(database, job_id) == [f"a{row}" for row in range(2 * CHUNK_ROWS)]
+    with database.reading() as session:
+        assert jobs.done(session, jobs.get_job(session, job_id, KEY)) == [Done(0, 1, None), Done(1, 1, None)]
 
 
 def test_a_cancelled_job_is_not_worked_on_and_keeps_what_is_done(database: Database) -> None:
@@ -338,7 +358,7 @@ def test_a_cancelled_job_is_not_worked_on_and_keeps_what_is_done(database: Datab
     assert claim(database) is None
     finish(database, in_hand)
     assert progress(database, job_id).status == "cancelled"
-    assert len(results(database, job_id)) == 2 * CHUNK_ROWS
+    assert len(finished_by(database, job_id)) == 2
 
 
 def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
@@ -351,6 +371,45 @@ def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
         jobs.fail(jobs.get_job(session, failed, KEY), "It cannot go on.")
     cancel(database, failed)
     assert progress(database, failed).status == "failed"
+
+
+# --- Requests that come again -----------------------------------------------------------------------------
+
+
+def accept(database: Database, order: Order, body: str = "a body") -> str:
+    with database.transaction() as session:
+        return jobs.accept(session, order, jobs.new_id(), [1], body).id
+
+
+def test_the_same_request_is_the_same_job_and_another_one_is_refused(database: Database) -> None:
+    order = replace(ORDER, idempotency_key="once")
+    job_id = accept(database, order)
+    assert accept(database, order) == job_id
+    for other, body in ((order, "another body"), (replace(order, model="churn"), "a body")):
+        with pytest.raises(Invalid) as caught:
+            accept(database, other, body)
+        assert (caught.value.code, caught.value.more) == ("idempotency_key_reused", {"job_id": job_id})
+
+
+def test_what_one_key_calls_its_requests_is_no_concern_of_another(database: Database) -> None:
+    order = replace(ORDER, idempotency_key="once")
+    assert accept(database, order) != accept(database, replace(order, key_id="key2"))
+    assert accept(database, ORDER) != accept(database, ORDER)
+
+
+def test_the_same_request_many_times_at_once_is_one_job(settings: Settings, database: Database) -> None:
+    order = replace(ORDER, idempotency_key="once")
+    together = threading.Barrier(8)
+
+    def come(_number: int) -> str:
+        own = Database(settings.sqlalchemy_url)
+        together.wait()
+        job_id = accept(own, order)
+        own.engine.dispose()
+        return job_id
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(come, range(8)))) == 1
 
 
 # --- The worker -------------------------------------------------------------------------------------------
@@ -402,11 +461,32 @@ def worker(parts: Parts) -> Worker:
     return Worker(parts, "this-host")
 
 
+def send(
+    parts: Parts,
+    instances: int | Sequence[object] = 1,
+    *,
+    ids: Sequence[str | None] | None = None,
+    version: int = 1,
+    test: bool = False,
+) -> str:
+    """Take in a batch of JSON; give its id."""
+    rows = [{"age": float(20 + row % 40)} for row in range(instances)] if isinstance(instances, int) else instances
+    order = replace(ORDER, version=version, test=test)
+    pieces = cutting.instances(rows, [None] * len(rows) if ids is None else ids)
+    return receiving.receive(parts.database, parts.artifacts.storage, order, pieces, str).id
+
+
+def results(parts: Parts, job_id: str) -> list[Any]:
+    with parts.database.reading() as session:
+        chunks = jobs.done(session, jobs.get_job(session, job_id, KEY))
+    return list(batch_results.rows(parts.artifacts.storage, job_id, chunks))
+
+
 def logged(parts: Parts) -> list[Prediction]:
     """Move the spool into SQL, as the log writer does; give what is in the log."""
     LogWriter(parts.database, parts.settings.spool_dir, "this-host").drain()
     with parts.database.reading() as session:
-        return list(session.scalars(sa.select(Prediction).order_by(sa.text("rowid"))))
+        return list(session.scalars(sa.select(Prediction).order_by(sa.text(databases.INSERTED))))
 
 
 def test_without_jobs_there_is_nothing_to_do(worker: Worker) -> None:
@@ -414,11 +494,11 @@ def test_without_jobs_there_is_nothing_to_do(worker: Worker) -> None:
 
 
 def test_a_worker_computes_a_chunk_and_logs_it_as_a_batch(worker: Worker, parts: Parts) -> None:
-    job_id = submit(parts.database, [{"age": 20}, {"age": 50}], ids=["order 7", None])
+    job_id = send(parts, [{"age": 20}, {"age": 50}], ids=["order 7", None])
     assert worker.work_once()
     assert not worker.work_once()
     assert progress(parts.database, job_id) == Progress("completed", 2, 2, 0, None)
-    first, second = results(parts.database, job_id)
+    first, second = results(parts, job_id)
     table = MODEL.predict_proba(FRAME.iloc[[0, 3]]).tolist()
     assert first == {
         "id": "order 7",
@@ -437,7 +517,7 @@ def test_a_worker_computes_a_chunk_and_logs_it_as_a_batch(worker: Worker, parts:
 
 
 def test_a_test_keys_batch_is_logged_as_a_test(worker: Worker, parts: Parts) -> None:
-    submit(parts.database, test=True)
+    send(parts, test=True)
     worker.work_once()
     assert [row.source for row in logged(parts)] == ["test"]
 
@@ -447,10 +527,10 @@ def test_rows_that_cannot_be_answered_have_their_errors_in_place(worker: Worker,
     rows[1] = {"age": 17}
     rows[CHUNK_ROWS] = "not an object"
     rows[CHUNK_ROWS + 2] = {"age": "old", "colour": "red"}
-    job_id = submit(parts.database, rows, ids=[str(number) for number in range(len(rows))])
+    job_id = send(parts, rows, ids=[str(number) for number in range(len(rows))])
     assert [worker.work_once() for _ in range(3)] == [True, True, False]
     assert progress(parts.database, job_id) == Progress("completed", len(rows), len(rows), 3, None)
-    found = results(parts.database, job_id)
+    found = results(parts, job_id)
     assert [result["id"] for result in found] == [str(number) for number in range(len(rows))]
     errors = {number: result["error"] for number, result in enumerate(found) if "error" in result}
     assert set(errors) == {1, CHUNK_ROWS, CHUNK_ROWS + 2}
@@ -468,32 +548,32 @@ def test_rows_that_cannot_be_answered_have_their_errors_in_place(worker: Worker,
 
 
 def test_a_batch_without_one_good_row_is_completed_too(worker: Worker, parts: Parts) -> None:
-    job_id = submit(parts.database, [{"age": 1}, {}])
+    job_id = send(parts, [{"age": 1}, {}])
     worker.work_once()
     assert progress(parts.database, job_id) == Progress("completed", 2, 2, 2, None)
     assert logged(parts) == []
 
 
 def test_a_job_gets_the_version_it_was_accepted_for(worker: Worker, parts: Parts) -> None:
-    job_id = submit(parts.database, 3)
+    job_id = send(parts, 3)
     register(parts)
     worker.work_once()
-    assert {result["model_version"] for result in results(parts.database, job_id)} == {"1"}
+    assert {result["model_version"] for result in results(parts, job_id)} == {"1"}
 
 
 def test_a_version_that_was_registered_a_moment_ago_is_found(worker: Worker, parts: Parts) -> None:
     register(parts)
-    job_id = submit(parts.database, 3, version=2)
+    job_id = send(parts, 3, version=2)
     worker.work_once()
-    assert {result["model_version"] for result in results(parts.database, job_id)} == {"2"}
+    assert {result["model_version"] for result in results(parts, job_id)} == {"2"}
 
 
 def test_a_job_whose_version_cannot_be_loaded_fails_with_a_reason_and_others_go_on(
     worker: Worker, parts: Parts, clock: Clock
 ) -> None:
-    bad = submit(parts.database, version=9)
+    bad = send(parts, version=9)
     clock.wait(SECOND)
-    good = submit(parts.database)
+    good = send(parts)
     for _ in range(MOST_ATTEMPTS + 1):
         while worker.work_once():
             pass
@@ -505,7 +585,7 @@ def test_a_job_whose_version_cannot_be_loaded_fails_with_a_reason_and_others_go_
 
 def test_without_a_prediction_log_there_are_results_only(settings: Settings, database: Database) -> None:
     parts = started(replace(settings, prediction_log=0.0))
-    job_id = submit(parts.database, 3)
+    job_id = send(parts, 3)
     Worker(parts, "this-host").work_once()
     assert progress(parts.database, job_id).status == "completed"
     assert logged(parts) == []
@@ -515,14 +595,16 @@ def test_without_a_prediction_log_there_are_results_only(settings: Settings, dat
 def test_a_chunk_that_is_computed_again_after_a_crash_is_logged_once(
     worker: Worker, parts: Parts, clock: Clock
 ) -> None:
-    job_id = submit(parts.database, 3)
+    job_id = send(parts, 3)
     worker.work_once()
     # As if the worker had died when the rows were logged and the results not yet stored.
+    name = rows_name(job_id, 0)
+    parts.artifacts.storage.put(name, BytesIO(json.dumps({"instances": [{"age": 20}] * 3, "ids": [None] * 3}).encode()))
     with parts.database.transaction() as session:
-        session.execute(sa.update(Chunk).values(results=None, done_at=None, leased_until=clock.time))
+        session.execute(sa.update(Chunk).values(done_at=None, leased_until=clock.time))
     clock.wait(LEASE + SECOND)
     assert Worker(parts, "another-host").work_once()
-    assert len(results(parts.database, job_id)) == 3
+    assert len(results(parts, job_id)) == 3
     assert [row.id for row in logged(parts)] == [f"{job_id}-{row}" for row in range(3)]
 
 
@@ -531,10 +613,10 @@ def test_a_full_spool_makes_the_worker_wait_and_costs_the_job_no_attempt(
 ) -> None:
     parts = started(replace(settings, spool_full="refuse", spool_max_bytes=1000))
     worker = Worker(parts, "this-host")
-    first = submit(parts.database, 10)
+    first = send(parts, 10)
     assert worker.work_once()
     eventually(lambda: parts.spool.full)
-    second = submit(parts.database, 3)
+    second = send(parts, 3)
     assert not worker.work_once()
     with parts.database.reading() as session:
         assert session.scalars(sa.select(Chunk.attempts).where(Chunk.job_id == second)).all() == [0]
@@ -546,7 +628,7 @@ def test_a_full_spool_makes_the_worker_wait_and_costs_the_job_no_attempt(
 
 
 def test_a_running_worker_ends_when_it_is_stopped_and_has_done_everything(worker: Worker, parts: Parts) -> None:
-    job_ids = [submit(parts.database, CHUNK_ROWS + 1) for _ in range(2)]
+    job_ids = [send(parts, CHUNK_ROWS + 1) for _ in range(2)]
     running = threading.Thread(target=worker.run)
     running.start()
     eventually(lambda: all(progress(parts.database, job_id).status == "completed" for job_id in job_ids))

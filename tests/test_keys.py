@@ -6,7 +6,7 @@ import dataclasses
 import hmac
 import string
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests import databases
 from webapp import audit, db, keys
 from webapp.audit import Actor
 from webapp.config import Settings
@@ -43,15 +44,6 @@ class Sealed(dict[str, KeyRecord]):
         raise AssertionError("there was a look-up")
 
     __getitem__ = __contains__ = get
-
-
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    """A database with nothing in it."""
-    db.upgrade(settings.sqlalchemy_url)
-    made = Database(settings.sqlalchemy_url)
-    yield made
-    made.engine.dispose()
 
 
 def create(database: Database, **terms: Any) -> tuple[keys.ApiKey, str]:
@@ -162,7 +154,7 @@ def test_only_the_digest_of_a_key_is_kept(database: Database, settings: Settings
     with database.reading() as session:
         kept = [str(vars(each)) for kind in (keys.ApiKey, audit.AuditRecord) for each in session.query(kind)]
     database.engine.dispose()
-    raw = b"".join(file.read_bytes() for file in settings.data_dir.glob("modelport.db*"))
+    raw = databases.everything(settings.data_dir)
     secret = key.split("_")[3]
     assert row.digest.encode() in raw
     assert secret[:43].encode() not in raw

@@ -15,6 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
+from tests import databases
 from webapp import app, cli, db, generation
 from webapp.config import Settings
 from webapp.db import Base, Database
@@ -26,6 +27,7 @@ assert app  # importing the composition root declares every table
 @pytest.fixture
 def database(settings: Settings) -> Iterator[Database]:
     """A database that nobody has migrated yet."""
+    databases.make(settings.data_dir)
     made = Database(settings.sqlalchemy_url)
     yield made
     made.engine.dispose()
@@ -70,6 +72,12 @@ def refusal(database: Database) -> Unavailable:
     return caught.value
 
 
+def defaults_differ(*given: Any) -> bool | None:
+    """Compare defaults of JSON as text, since PostgreSQL has no equality of JSON; leave others to Alembic."""
+    *_, found, _default, rendered = given
+    return found != f"'{rendered}'::json" if found and found.endswith("::json") else None
+
+
 def test_an_empty_database_is_brought_to_the_newest_schema(settings: Settings, database: Database) -> None:
     assert db.revisions(database) == (None, head())
     db.upgrade(settings.sqlalchemy_url)
@@ -89,7 +97,8 @@ def test_upgrading_again_changes_nothing(settings: Settings, database: Database)
 def test_the_migrations_make_exactly_the_tables_that_the_code_declares(settings: Settings, database: Database) -> None:
     db.upgrade(settings.sqlalchemy_url)
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        opts = {"compare_type": True, "compare_server_default": defaults_differ}
+        context = MigrationContext.configure(connection, opts=opts)
         assert compare_metadata(context, Base.metadata) == []
 
 
@@ -132,6 +141,7 @@ def test_the_migrated_database_refuses_rows_that_refer_to_nothing(settings: Sett
         session.execute(sa.text(orphan))
 
 
+@pytest.mark.sqlite("only SQLite's database is a path")
 def test_a_path_with_a_percent_sign_can_be_migrated(settings: Settings) -> None:
     folder = settings.data_dir / "50%"
     folder.mkdir()
@@ -153,7 +163,7 @@ def test_the_database_of_this_release_is_accepted(settings: Settings, database: 
 def test_a_database_without_tables_is_refused_and_upgrade_is_named(database: Database) -> None:
     detail = refusal(database).detail
     assert "no tables yet" in detail
-    assert "modelport.db" in detail
+    assert str(database.engine.url.database) in detail
     assert "`modelport db upgrade`" in detail
 
 

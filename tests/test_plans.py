@@ -291,7 +291,7 @@ def adversarial(made: Fitted, count: int) -> list[Row]:
         seen = [row[position] for row in made.rows]
         pool: list[Value] = [value for value in seen if value is not None]
         if feature.kind in {"number", "integer"}:
-            edges = made.plan.edges.get(position, [])
+            edges = made.plan.edges().get(position, [])
             beside = [math.nextafter(edge, end) for edge in edges for end in (-math.inf, math.inf)]
             single = [
                 float(np.nextafter(np.float32(edge), np.float32(end))) for edge in edges for end in (-np.inf, np.inf)

@@ -24,7 +24,9 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from tests import databases
 from tests.conftest import eventually
+from webapp import log_writer
 from webapp.catalog import ServedVersion
 from webapp.config import Settings
 from webapp.db import Database
@@ -131,7 +133,7 @@ def new_spool(folder: Path, dropped: list[int]) -> Iterator[Callable[..., Spool]
 def ids(database: Database) -> list[str]:
     """The id of every logged prediction, in the order of insertion."""
     with database.reading() as session:
-        return list(session.scalars(sa.text("SELECT id FROM predictions ORDER BY rowid")))
+        return list(session.scalars(sa.text(f"SELECT id FROM predictions ORDER BY {databases.INSERTED}")))
 
 
 def places(database: Database) -> dict[str, int]:
@@ -350,6 +352,50 @@ def test_the_log_writer_inserts_what_was_appended_before_it_was_stopped(
     writer.stop()
     running.join()
     assert ids(database) == ["r-0"]
+
+
+@contextmanager
+def away(database: Database) -> Iterator[None]:
+    """Have no statement on the log succeed."""
+    rename = "ALTER TABLE {} RENAME TO {}"
+    with database.transaction() as session:
+        session.execute(sa.text(rename.format("spool_positions", "hidden")))
+    yield
+    with database.transaction() as session:
+        session.execute(sa.text(rename.format("hidden", "spool_positions")))
+
+
+def test_a_stop_waits_for_a_database_that_is_away(
+    new_spool: Callable[..., Spool], writer: LogWriter, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    appending = new_spool()
+    appending.append([record(0)])
+    appending.stop()
+    writer.stop()
+    running = threading.Thread(target=writer.run)
+    with away(database):
+        running.start()
+        eventually(lambda: "log.unavailable" in caplog.messages)
+    running.join()
+    assert ids(database) == ["r-0"]
+
+
+def test_a_stop_does_not_wait_for_ever(
+    new_spool: Callable[..., Spool],
+    folder: Path,
+    writer: LogWriter,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_writer, "LAST_SECONDS", 0.0)
+    appending = new_spool()
+    appending.append([record(0)])
+    appending.stop()
+    writer.stop()
+    with away(database):
+        writer.run()
+    # For the next start.
+    assert len(spool.segments(folder)) == 1
 
 
 # --- Segments ---------------------------------------------------------------------------------------------

@@ -319,7 +319,7 @@ def test_no_request_fails_while_the_plan_goes(make: Callable[..., House]) -> Non
 def test_the_plan_goes_though_the_artifact_can_no_longer_be_read(make: Callable[..., House]) -> None:
     house = make(with_another_label)
     digest = house.version().artifact
-    (house.parts.settings.artifact_store / digest[:2] / digest).unlink()
+    (house.parts.settings.artifacts_dir / digest[:2] / digest).unlink()
     house.answer()
     house.look()
     eventually(lambda: house.plan is None)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
+from tests import databases
 from webapp import app as composition
 from webapp import registry
 from webapp.artifacts import ArtifactStore
@@ -57,7 +58,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def desk(settings: Settings, database: Database) -> Desk:
     """Where uploads are taken in."""
-    return Desk(settings, database, ArtifactStore(settings.artifact_store))
+    return Desk(settings, database, ArtifactStore(settings.artifacts_dir))
 
 
 def writes(content: bytes) -> Callable[[Path], None]:
@@ -107,14 +108,8 @@ def quarantined(desk: Desk) -> list[str]:
 @contextmanager
 def database_away(desk: Desk) -> Iterator[None]:
     """Take the database away for a while."""
-    file = desk.settings.data_dir / "modelport.db"
-    desk.database.engine.dispose()
-    file.rename(file.with_suffix(".away"))
-    file.mkdir()
-    yield
-    desk.database.engine.dispose()
-    file.rmdir()
-    file.with_suffix(".away").rename(file)
+    with databases.away(desk.settings.data_dir, desk.database):
+        yield
 
 
 # --- Taking in ----------------------------------------------------------------------------------------------

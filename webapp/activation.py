@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,8 +216,8 @@ def _refusal(version: ServedVersion, said: str, more: dict[str, object]) -> Conf
 def _prepare_here(load: Load, version: ServedVersion) -> None:
     """No web worker lives: this process tries whether the version can be loaded."""
     if said := load(version):
-        failures = [{"host": fleet.HOST, "slot": None, "reason": said}]
-        raise _refusal(version, f"{fleet.HOST}: {said}", {"failures": failures})
+        here = socket.gethostname()
+        raise _refusal(version, f"{here}: {said}", {"failures": [{"host": here, "slot": None, "reason": said}]})
 
 
 def _commit(

@@ -11,7 +11,7 @@ from flask_limiter import Limiter
 from prometheus_flask_exporter import PrometheusMetrics
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import body, health, keys, metrics, web
+from webapp import artifacts, body, health, keys, metrics, web
 from webapp.admin import (
     account,
     audit,
@@ -30,17 +30,18 @@ from webapp.admin import keys as admin_keys
 from webapp.admin import registry as admin_registry
 from webapp.api import batch, native
 from webapp.api import registry as registry_door
-from webapp.artifacts import ArtifactStore
 from webapp.config import Settings, shipped
 from webapp.db import Database
 from webapp.follower import Follower
 from webapp.generation import Signal
 from webapp.keys import KeyRing
 from webapp.limits import MmapStorage
+from webapp.limits.shared import SharedStorage
 from webapp.predictions.spool import Spool
 from webapp.serving.cache import PredictionCache
 from webapp.serving.runtime import Runtime
 from webapp.serving.turn import Turn
+from webapp.serving.verdicts import Verdicts
 from webapp.web import Application, Parts
 
 # What anyone may ask without a key; everything else is closed.
@@ -69,8 +70,9 @@ DEFAULT_LIMITS = ["600/minute"]
 def make_parts(settings: Settings, cache: PredictionCache | None = None) -> Parts:
     """Make the parts of one process from complete settings (`config.prepare`); a `cache` where many callers ask."""
     signal = Signal(settings.run_dir / "generation")
-    database = Database(settings.sqlalchemy_url, announce=signal.send)
-    store = ArtifactStore(settings.artifact_store)
+    # Half of the threads may wait for a database that hangs; the others go on predicting.
+    database = Database(settings.sqlalchemy_url, announce=signal.send, threads=max(4, settings.threads // 2))
+    store = artifacts.opened(settings)
     runtime = Runtime(
         store,
         settings.derive("versions"),
@@ -78,6 +80,7 @@ def make_parts(settings: Settings, cache: PredictionCache | None = None) -> Part
         turn=Turn(settings.run_dir / "load.lock").taken,
         most_extra_bytes=settings.max_extra_bytes,
         cache=cache,
+        verdicts=Verdicts(settings.run_dir / "proofs", settings.derive("proofs")),
     )
     ring = KeyRing(settings.derive(keys.PEPPER))
     return Parts(
@@ -92,10 +95,10 @@ def make_parts(settings: Settings, cache: PredictionCache | None = None) -> Part
             refuse_when_full=settings.spool_full == "refuse",
             on_drop=metrics.LOG_DROPPED.inc,
         ),
-        follower=Follower(database, runtime, ring, signal, settings.rate_limit),
+        follower=Follower(database, runtime, ring, signal, settings.rate_limit, settings.replica),
         limiter=Limiter(
             key_func=_limited_by,
-            storage_uri=f"{MmapStorage.STORAGE_SCHEME[0]}://{(settings.run_dir / 'limits').absolute()}",
+            **_counted_in(settings),
             strategy="moving-window",
             default_limits=DEFAULT_LIMITS,  # type: ignore[arg-type] # a list of strings is what it documents
         ),
@@ -154,6 +157,15 @@ def _for_others(names: frozenset[str], hook: Callable[..., Any]) -> Callable[...
         return next(iter(given), None) if request_ctx.request.blueprint in names else hook(*given)
 
     return call
+
+
+def _counted_in(settings: Settings) -> dict[str, Any]:
+    """Say where limits are counted: in a file of this host, or in the Redis, with the file while that is away."""
+    path = (settings.run_dir / "limits").absolute()
+    if settings.redis_url is None:
+        return {"storage_uri": f"{MmapStorage.STORAGE_SCHEME[0]}://{path}"}
+    options = {"redis_url": settings.redis_url, "secret": settings.derive("limits")}
+    return {"storage_uri": f"{SharedStorage.STORAGE_SCHEME[0]}://{path}", "storage_options": options}
 
 
 def _limited_by() -> str:

@@ -6,80 +6,110 @@ import hashlib
 import hmac
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from webapp import names
+from webapp.config import Settings
 from webapp.errors import NotFound, Unavailable
-
-# What is being stored; a process that ends in the middle leaves one behind.
-INCOMING = "incoming-"
-CHUNK_BYTES = 1024 * 1024
+from webapp.storage import Folder, Storage, made
 
 
 class ArtifactStore:
-    """A folder of read-only files: `ab/abcdef…`."""
+    """Files named `ab/abcdef…`, in a folder; or elsewhere, with a copy here of what was stored or asked for here."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` is made when the first artifact is stored."""
-        self._folder = folder
+    def __init__(self, storage: Storage | Path, cache: Folder | None = None) -> None:
+        """Without a `cache`, the storage is a folder and what is in it needs no copy."""
+        self.storage = Folder(storage) if isinstance(storage, Path) else storage
+        if cache is None and not isinstance(self.storage, Folder):
+            raise ValueError(cache)
+        self._cache = cache
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / digest[:2] / digest
+    @property
+    def _here(self) -> Folder:
+        here = self._cache or self.storage
+        assert isinstance(here, Folder)
+        return here
 
     def put(self, content: bytes | IO[bytes]) -> str:
         """Store `content`, or what a file still holds, and give its name.
 
         Whole or not at all, and on the disk when this returns. However large it is, only a piece of it is in memory.
         """
-        source = io.BytesIO(content) if isinstance(content, bytes) else content
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=INCOMING, delete=False) as file:
-            incoming = Path(file.name)
-            try:
-                digest = _copy(source, file)
-                os.fchmod(file.fileno(), 0o400)
-                os.fsync(file.fileno())
-            except BaseException:
-                incoming.unlink()
-                raise
-        path = self._path(digest)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        # In place of one of the same name, too: should that have been damaged, it is whole again.
-        incoming.rename(path)
-        _sync_folder(path.parent)
-        return digest
+        source = _Digesting(io.BytesIO(content) if isinstance(content, bytes) else content)
+        self._here.put_as(lambda: name_of(source.digest), source)
+        if self._cache:
+            with self._cache.open(name_of(source.digest)) as copy:
+                self.storage.put(name_of(source.digest), copy)
+        return source.digest
 
     def get(self, digest: str) -> bytes:
         """Read an artifact; raise `Unavailable` when its bytes are no longer those that were stored."""
-        try:
-            content = self._path(digest).read_bytes()
-        except FileNotFoundError:
-            raise NotFound("artifact_missing", f"The artifact {digest[:12]} is not in the store.") from None
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise Unavailable("artifact_damaged", f"The artifact {digest[:12]} is not what was stored.")
+        if self._cache is None:
+            return self.stored(digest)
+        with suppress(NotFound, Unavailable, OSError):
+            return _verified(self._cache, digest)
+        content = self.stored(digest)
+        # A copy only makes the next start quicker: what came is right without it, also where the disk is full.
+        with suppress(OSError):
+            self._cache.put(name_of(digest), io.BytesIO(content))
         return content
 
-
-def _copy(source: IO[bytes], file: IO[bytes]) -> str:
-    """Write everything and give its SHA-256."""
-    digest = hashlib.sha256()
-    while chunk := source.read(CHUNK_BYTES):
-        digest.update(chunk)
-        file.write(chunk)
-    file.flush()
-    return digest.hexdigest()
+    def stored(self, digest: str) -> bytes:
+        """As `get`, from the storage itself and no copy of it."""
+        return _verified(self.storage, digest)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def opened(settings: Settings) -> ArtifactStore:
+    """Give the store that the settings name."""
+    here = Folder(settings.artifacts_dir)
+    if settings.artifact_store is None:
+        return ArtifactStore(here)
+    storage = made(settings.artifact_store)
+    return ArtifactStore(storage, None if isinstance(storage, Folder) else here)
+
+
+def name_of(digest: str) -> str:
+    """Give the name under which a storage has an artifact."""
+    return f"{digest[:2]}/{digest}"
+
+
+def copy(source: ArtifactStore, target: Storage, digest: str) -> bool:
+    """Store an artifact in another storage, too; tells whether it was missing or damaged there."""
+    with suppress(NotFound):
+        if hashlib.sha256(target.get(name_of(digest))).hexdigest() == digest:
+            return False
+    target.put(name_of(digest), io.BytesIO(source.get(digest)))
+    return True
+
+
+def _verified(storage: Storage, digest: str) -> bytes:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        content = storage.get(name_of(digest))
+    except NotFound:
+        raise NotFound("artifact_missing", f"The artifact {digest[:12]} is not in the store.") from None
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise Unavailable("artifact_damaged", f"The artifact {digest[:12]} is not what was stored.")
+    return content
+
+
+class _Digesting:
+    """A source that knows the SHA-256 of what was read from it."""
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source = source
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def digest(self) -> str:
+        return self._sha256.hexdigest()
+
+    def read(self, size: int = -1, /) -> bytes:
+        piece = self._source.read(size)
+        self._sha256.update(piece)
+        return piece
 
 
 def seal(  # noqa: PLR0913 - everything that a version must not lose

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NoReturn, cast
@@ -160,11 +162,15 @@ def _body() -> bytes:
     kept: bytes | None = environ.get(_KEPT)
     if kept is not None:
         return kept
-    if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in {"", "identity"}:
-        raise UnsupportedMediaType("The body is compressed; send it as it is, without Content-Encoding.")
+    _refuse_compressed(environ)
     most = current_app.config["MAX_CONTENT_LENGTH"]
     content = environ[_KEPT] = _stated(environ, most) or _read(most)
     return content
+
+
+def _refuse_compressed(environ: dict[str, Any]) -> None:
+    if environ.get("HTTP_CONTENT_ENCODING", "").lower() not in {"", "identity"}:
+        raise UnsupportedMediaType("The body is compressed; send it as it is, without Content-Encoding.")
 
 
 def _stated(environ: dict[str, Any], most: int) -> bytes:
@@ -185,15 +191,8 @@ def _stated(environ: dict[str, Any], most: int) -> bytes:
 def _read(most: int) -> bytes:
     # One more than may come: of a body in chunks, which states no length, no more than this is read.
     request.max_content_length = most + 1
-    try:
+    with _coming(most):
         content = request.get_data()
-    except RequestEntityTooLarge:
-        raise _too_large(most) from None
-    except ClientDisconnected:
-        raise _incomplete() from None
-    except ParseException:
-        # Gunicorn reads the chunks of a body when it is asked for them.
-        raise Malformed("body_malformed", "The body's chunks are not as HTTP wants them.") from None
     if len(content) > most:
         raise _too_large(most)
     return content
@@ -277,6 +276,74 @@ def _refuse_characters(text: str, document: object) -> None:
     except UnicodeEncodeError as error:
         half = f"\\u{ord(error.object[error.start]):04x}"
         raise Malformed("json_lone_surrogate", f"A string holds {half}, one half of a surrogate pair.") from None
+
+
+# --- Bodies of any size ---------------------------------------------------------------------------------------
+
+
+class Came(io.RawIOBase):
+    """What a request brings, read piece by piece; knows the SHA-256 of what was read."""
+
+    def __init__(self, source: IO[bytes], most: int, stated: int | None = None) -> None:
+        """`source` says by its own errors that more than `most` bytes come; fewer than `stated` are refused here."""
+        self._source = source
+        self._most = most
+        self._missing = stated or 0
+        self._sha256 = hashlib.sha256()
+
+    @property
+    def sha256(self) -> str:
+        """Of what was read so far."""
+        return self._sha256.hexdigest()
+
+    def readable(self) -> bool:
+        """It is; the base class asks."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - as the base class
+        """Read what fits, in words where that fails."""
+        with _coming(self._most):
+            content = self._source.read(len(buffer))
+        self._missing -= len(content)
+        # The first half of a table is a table, too.
+        if not content and self._missing > 0:
+            raise _incomplete()
+        self._sha256.update(content)
+        buffer[: len(content)] = content
+        return len(content)
+
+
+@contextmanager
+def _coming(most: int) -> Iterator[None]:
+    try:
+        yield
+    except RequestEntityTooLarge:
+        raise _too_large(most) from None
+    except ClientDisconnected:
+        raise _incomplete() from None
+    except ParseException:
+        # Gunicorn reads the chunks of a body when it is asked for them.
+        raise Malformed("body_malformed", "The body's chunks are not as HTTP wants them.") from None
+
+
+def came(most: int) -> Came:
+    """Give the body as it comes, or the file that a form brings as its part `file`; `most` bytes at most."""
+    _refuse_compressed(request.environ)
+    with _coming(most):
+        if request.mimetype != "multipart/form-data":
+            request.max_content_length = most
+            return Came(request.stream, most, request.content_length)
+        admit(most)
+        file = request.files.get("file")
+    if file is None or not file.filename:
+        problem = Problem("/file", "required", "Send the table as the part “file” of the form.")
+        raise Invalid("file_missing", problem.message, problems=(problem,))
+    return Came(file.stream, most)
+
+
+def sha256() -> str:
+    """Give the SHA-256 of the whole body."""
+    return hashlib.sha256(_body()).hexdigest()
 
 
 # --- Tables ---------------------------------------------------------------------------------------------------

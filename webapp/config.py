@@ -6,10 +6,12 @@ import hashlib
 import hmac
 import os
 import secrets
+import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import Field, dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +23,8 @@ KIB = 1024
 MIB = 1024 * KIB
 MIN_SECRET_CHARACTERS = 32
 MAX_PORT = 65_535
+# What brings the package that a kind of store needs; for others it is installed by its own name.
+EXTRAS = {"s3fs": 'pip install "modelport[s3]"'}
 
 
 class InvalidSettings(Exception):  # noqa: N818 - it names the fact
@@ -126,6 +130,41 @@ def _redis_url(text: str) -> str | None:
     return text or None
 
 
+def artifact_place(text: str) -> str | None:
+    """Give back a folder or URL where artifacts can be kept; raise `ValueError` that says why it cannot be one."""
+    message = _wrong_folder(text) if "://" not in text else _wrong_store(text)
+    if message:
+        raise ValueError(message)
+    return text or None
+
+
+def _wrong_folder(text: str) -> str:
+    usable = not text or text.startswith("/")
+    return "" if usable else "must be an absolute folder, or a URL such as s3://BUCKET/PREFIX"
+
+
+def _wrong_store(url: str) -> str:
+    # Here, because its import takes a quarter of a second that only those need who keep files elsewhere.
+    from fsspec.registry import known_implementations  # noqa: PLC0415
+
+    protocol, _, place = url.partition("://")
+    if protocol not in known_implementations:
+        return f"names a kind of store that is not known: {protocol}"
+    if not place.partition("?")[0].strip("/"):
+        return f"names no place in the store, as {protocol}://BUCKET/PREFIX does"
+    package = known_implementations[protocol]["class"].partition(".")[0]
+    if find_spec(package) is None:
+        return f"needs a package that is not installed: {EXTRAS.get(package, f'pip install {package}')}"
+    return ""
+
+
+def _dask_address(text: str) -> str | None:
+    if text and not text.startswith(("tcp://", "tls://")):
+        message = "must be tcp://HOST:PORT or tls://HOST:PORT"
+        raise ValueError(message)
+    return text or None
+
+
 def _public_url(text: str) -> str | None:
     if text and not text.startswith(("http://", "https://")):
         message = "must begin with http:// or https://"
@@ -151,6 +190,12 @@ class Settings:
     data_dir: Path = setting("./data", _path, "Folder for the database, artifacts, spool and run files.")
     database_url: str | None = setting(
         "", _optional, "SQLAlchemy URL; empty is SQLite at DATA_DIR/modelport.db.", secret=True
+    )
+    artifact_store: str | None = setting(
+        "",
+        artifact_place,
+        "Where replicas share files: a folder or a URL such as s3://BUCKET/PREFIX; empty is DATA_DIR/artifacts.",
+        secret=True,
     )
     secret_key: str | None = setting(
         "",
@@ -197,7 +242,7 @@ class Settings:
     redis_url: str | None = setting(
         "",
         _redis_url,
-        "Redis that processes and machines share kept answers in, such as redis://127.0.0.1:6379/0.",
+        "Redis in which replicas count limits together and share kept answers, such as redis://127.0.0.1:6379/0.",
         secret=True,
     )
     max_extra_bytes: int = setting(
@@ -207,9 +252,19 @@ class Settings:
     )
     max_body_bytes: int = setting(str(10 * MIB), _whole_number(KIB, 2**32), "Largest request body.")
     max_instances: int = setting("10000", _whole_number(1, 10**7), "Most instances in one request.")
-    max_upload_bytes: int = setting(str(512 * MIB), _whole_number(KIB, 2**40), "Largest model file.")
+    max_upload_bytes: int = setting(
+        str(512 * MIB), _whole_number(KIB, 2**40), "Largest model file, and largest table of a batch."
+    )
     max_waiting_bytes: int = setting(
         str(4096 * MIB), _whole_number(KIB, 2**44), "What uploads that wait to be inspected may fill; more are refused."
+    )
+    batch_backend: str = setting(
+        "threading",
+        _one_of("threading", "loky", "dask"),
+        "Where batches are computed: in threads of the worker, in processes beside it, or on a Dask cluster.",
+    )
+    dask_address: str | None = setting(
+        "", _dask_address, "The scheduler of the Dask cluster, such as tcp://127.0.0.1:8786."
     )
     log_level: str = setting("info", _one_of("debug", "info", "warning", "error"), "Least level that is logged.")
     metrics_token: str | None = setting(
@@ -217,13 +272,19 @@ class Settings:
     )
 
     @property
+    def replica(self) -> str:
+        """What this installation is called beside others: its machine, and its data directory among those there."""
+        place = hashlib.sha256(bytes(self.data_dir.resolve())).hexdigest()
+        return f"{socket.gethostname()}-{place[:4]}"
+
+    @property
     def run_dir(self) -> Path:
         """Slots, generation signal, limits and metrics of this host's processes."""
         return self.data_dir / "run"
 
     @property
-    def artifact_store(self) -> Path:
-        """Folder of the artifacts."""
+    def artifacts_dir(self) -> Path:
+        """Folder of the artifacts; where they are kept elsewhere, of copies of those that were used here."""
         return self.data_dir / "artifacts"
 
     @property
@@ -276,14 +337,25 @@ def _unknown(environ: Mapping[str, str]) -> list[str]:
     return [f"{name} is not a setting; docs/configuration.md lists them all" for name in strangers]
 
 
+def _without_cluster(values: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is missing where batches are to be computed on a Dask cluster."""
+    if values.get("batch_backend") == "dask":
+        if find_spec("distributed") is None:
+            yield f'{PREFIX}BATCH_BACKEND needs a package that is not installed: pip install "modelport[dask]"'
+        if values.get("dask_address", "") is None:
+            yield f"{PREFIX}DASK_ADDRESS is missing: with {PREFIX}BATCH_BACKEND=dask it names the cluster's scheduler"
+
+
 def load(environ: Mapping[str, str]) -> Settings:
     """Read every setting from `environ`; raise `InvalidSettings` that names all wrong ones."""
-    values, problems = {}, _unknown(environ)
+    values: dict[str, Any] = {}
+    problems = _unknown(environ)
     for item in fields(Settings):
         try:
             values[item.name] = item.metadata["parse"](_raw(environ, item))
         except ValueError as error:
             problems.append(f"{PREFIX}{item.name.upper()} {error}")
+    problems += _without_cluster(values)
     if problems:
         raise InvalidSettings(problems)
     return Settings(**values)

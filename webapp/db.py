@@ -22,8 +22,13 @@ from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - the doors name 
 
 from webapp.config import shipped
 from webapp.errors import Invalid, Unavailable
+from webapp.postgresql import set_up as set_up_postgresql
 
 BUSY_TIMEOUT_SECONDS = 15
+# A process opens so many connections to a server at most, where it says nothing else; a thread waits for one so long.
+THREADS, POOL_SECONDS = 8, 3.0
+# No answer, no connection left; or one that was cut off, or leads to a copy that only reads.
+AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError, sqlalchemy.exc.TimeoutError)
 
 
 class Base(DeclarativeBase):
@@ -89,11 +94,21 @@ def _set_up_sqlite(engine: sa.Engine) -> None:
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
 
 
-def _engine(url: str, **options: Any) -> sa.Engine:  # noqa: ANN401 - as SQLAlchemy
+def _engine(url: str, threads: int) -> sa.Engine:
     """Make an engine, or say in words why the URL names none. The URL may hold a password and is not repeated."""
     ways = "use sqlite:////absolute/path.db or postgresql+psycopg://user:password@host/name"
     try:
-        return sa.create_engine(url, **options)
+        if url.startswith("sqlite"):
+            engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_SECONDS})
+            _set_up_sqlite(engine)
+            return engine
+        engine = sa.create_engine(
+            url, pool_pre_ping=True, pool_size=threads, max_overflow=0, pool_timeout=POOL_SECONDS, pool_use_lifo=True
+        )
+        if (engine.dialect.name, engine.dialect.driver) == ("postgresql", "psycopg"):
+            set_up_postgresql(engine)
+            return engine
+        detail = f"MODELPORT_DATABASE_URL names a database that Modelport does not work on; {ways}."
     except sa.exc.ArgumentError:
         detail = f"MODELPORT_DATABASE_URL is no database URL; {ways}."
     except ModuleNotFoundError as error:
@@ -106,28 +121,34 @@ def _answering() -> Iterator[None]:
     """Say in words that the database is away, locked or has no connection left."""
     try:
         yield
-    except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.TimeoutError) as error:
+    except AWAY as error:
         raise Unavailable("database_unavailable", "The database does not answer at the moment; try again.") from error
 
 
 class Database:
     """The engine of one process. Making it opens nothing; connections are opened after the fork, on demand."""
 
-    def __init__(self, url: str, announce: Callable[[], None] = lambda: None) -> None:
-        """`url` is an SQLAlchemy URL; `announce` is called after a commit that others must follow."""
-        is_sqlite = url.startswith("sqlite")
-        arguments = {"timeout": BUSY_TIMEOUT_SECONDS} if is_sqlite else {}
-        self.engine = _engine(url, connect_args=arguments, pool_pre_ping=not is_sqlite)
-        if is_sqlite:
-            _set_up_sqlite(self.engine)
+    def __init__(self, url: str, announce: Callable[[], None] = lambda: None, *, threads: int = THREADS) -> None:
+        """`url` is an SQLAlchemy URL; `announce` is called after a commit that others must follow.
+
+        So many `threads` may use a server's database at once.
+        """
+        self.engine = _engine(url, threads)
         self._announce = announce
-        self._reader = self.engine.execution_options(reading=True)
+        # What is read is of one moment: SQLite does so by itself.
+        terms: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self.engine.execution_options(reading=True, **({} if self.is_file else terms))
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file of this machine, SQLite's."""
+        return self.engine.dialect.name == "sqlite"
 
     @property
     def place(self) -> str:
         """Where the database is, in words and without a password."""
         url = self.engine.url
-        return f"The database {url.database if url.drivername.startswith('sqlite') else url.render_as_string()}"
+        return f"The database {url.database}{'' if self.is_file else f' on {url.host}'}"
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
@@ -174,7 +195,7 @@ def revisions(database: Database) -> tuple[str | None, str | None]:
     try:
         with database.engine.connect() as connection:
             present = alembic.migration.MigrationContext.configure(connection).get_current_revision()
-    except sqlalchemy.exc.OperationalError as error:
+    except sqlalchemy.exc.DBAPIError as error:
         detail = f"The database (MODELPORT_DATABASE_URL) cannot be opened: {error.orig}."
         raise Unavailable("database_unavailable", detail) from None
     return present, script.get_current_head()

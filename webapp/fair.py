@@ -53,3 +53,24 @@ class FairWorker(ThreadWorker):  # type: ignore[misc] # Gunicorn has no types
         if hasattr(self, "slot") and is_ahead(self.nr_conns, self.slot.number):
             time.sleep(PATIENCE_SECONDS)
         super().accept(listener)
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - Gunicorn's interface
+        """Listen or not; a worker that is about to end does so for good."""
+        super().set_accept_enabled(enabled)
+        if not enabled and not self.alive:
+            self._leave_listeners()
+
+    def _leave_listeners(self) -> None:
+        """Take every connection that waits, then close the socket, so that whoever comes now is refused at once.
+
+        Gunicorn keeps it until the last connection has ended. Until then the kernel would go on taking connections
+        that nobody serves, for seconds, and reset them all in the end: a proxy cannot tell whether such a request was
+        worked on. A refused one was not, and goes to the next replica.
+        """
+        while self.sockets:
+            listener = self.sockets.pop()
+            before = -1
+            while before != self.nr_conns:
+                before = self.nr_conns
+                super().accept(listener)
+            listener.close()

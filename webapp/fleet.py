@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from webapp import db
 from webapp.db import Base, Moment, now
 
 # A worker that has not been heard of for so long is not waited for.
@@ -20,7 +20,6 @@ FORGOTTEN = timedelta(days=1)
 PREPARATION_LEASE = timedelta(seconds=10)
 # Nobody waits any more for what was asked for so long ago.
 PREPARATION_LIFE = timedelta(minutes=10)
-HOST = socket.gethostname()
 
 
 class WebWorker(Base):
@@ -39,14 +38,22 @@ class WebWorker(Base):
     held: Mapped[list[dict[str, Any]]] = mapped_column(sa.JSON, server_default="[]")
 
 
+def _note(session: Session, table: type[Base], key: dict[str, Any], values: dict[str, Any]) -> None:
+    """Say something in a row of one's own, which may be there; who had the slot before may just be taking it away."""
+    insertion = db.insertion(session, table).values(**key, **values)
+    session.execute(insertion.on_conflict_do_update(index_elements=list(key), set_=values))
+
+
 def report(session: Session, host: str, slot: int, pid: int, generation: int, failure: str = "") -> None:
     """Say that a worker lives, what it serves, and what it could not load."""
-    session.merge(WebWorker(host=host, slot=slot, pid=pid, seen_at=now(), generation=generation, failure=failure))
+    said = {"pid": pid, "seen_at": now(), "generation": generation, "failure": failure}
+    _note(session, WebWorker, {"host": host, "slot": slot}, said)
 
 
 def hold(session: Session, host: str, slot: int, held: list[dict[str, Any]]) -> None:
     """Say what a worker that has reported has in memory."""
-    session.get_one(WebWorker, (host, slot)).held = held
+    own = sa.update(WebWorker).where(WebWorker.host == host, WebWorker.slot == slot)
+    session.execute(own.values(held=held))
 
 
 def leave(session: Session, host: str, slot: int) -> None:
@@ -96,7 +103,7 @@ class Heartbeat(Base):
 
 def beat(session: Session, host: str, process: str) -> None:
     """Say that a process lives."""
-    session.merge(Heartbeat(host=host, process=process, seen_at=now()))
+    _note(session, Heartbeat, {"host": host, "process": process}, {"seen_at": now()})
 
 
 def heartbeats(session: Session) -> list[Heartbeat]:
@@ -170,7 +177,10 @@ def take(session: Session, preparation_id: int) -> bool:
     ends its workers, and the others are spared.
     """
     asked = session.get_one(Preparation, preparation_id)
-    # Looked at again under the write lock: two workers may have seen at once that it is their turn.
+    # Looked at again while nobody else can: two workers may have seen at once that it is their turn.
+    here = sa.select(Preparation.id).where(Preparation.host == asked.host, Preparation.done_at.is_(None))
+    session.execute(here.order_by(Preparation.id).with_for_update())
+    session.expire_all()
     if asked.done_at is not None or not is_turn(session, asked.host, asked.slot):
         return False
     if asked.failure:

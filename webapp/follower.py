@@ -36,13 +36,16 @@ DATABASE_AWAY_SECONDS = 5.0
 class Follower:
     """Keeps a process's key ring and runtime at the newest committed generation."""
 
-    def __init__(self, database: Database, runtime: Runtime, ring: KeyRing, signal: Signal, default_limit: str) -> None:
-        """Make it; nothing is read before `start`."""
+    def __init__(
+        self, database: Database, runtime: Runtime, ring: KeyRing, signal: Signal, default_limit: str, host: str
+    ) -> None:
+        """Make it, for the replica `host`; nothing is read before `start`."""
         self._database = database
         self._runtime = runtime
         self._ring = ring
         self._signal = signal
         self._default_limit = default_limit
+        self._host = host
         self._slot: int | None = None
         self._read = Catalog()
         self._loaded = 0
@@ -152,11 +155,12 @@ class Follower:
         sent = self._signal.sent()
         try:
             with self._database.reading() as session:
+                number = generation.current(session)
                 self._heard = time.monotonic()
-                self._asked = self._slot is not None and fleet.asked_of(session, fleet.HOST, self._slot) is not None
+                self._asked = self._slot is not None and fleet.asked_of(session, self._host, self._slot) is not None
                 if self._asked:
                     self._to_load.set()
-                if generation.current(session) == self._read.generation:
+                if number == self._read.generation:
                     return
                 catalog = registry.catalog(session)
                 self._ring.snapshot = keys.live_keys(session, self._default_limit)
@@ -191,11 +195,11 @@ class Follower:
         if self._slot is None or not self._asked:
             return
         with self._database.reading() as session:
-            asked = fleet.asked_of(session, fleet.HOST, self._slot)
+            asked = fleet.asked_of(session, self._host, self._slot)
             if asked is None:
                 return
             version = registry.catalog(session).resolve(asked.model, asked.number)
-            is_turn = fleet.is_turn(session, fleet.HOST, self._slot)
+            is_turn = fleet.is_turn(session, self._host, self._slot)
         if self._runtime.holds(version) or (is_turn and self._take(asked)):
             self._finish(asked, self._attempt(version))
 
@@ -228,8 +232,8 @@ class Follower:
     def _report(self) -> None:
         if self._slot is not None:
             with self._database.transaction() as session:
-                fleet.report(session, fleet.HOST, self._slot, os.getpid(), self._loaded, self._failure)
-                fleet.hold(session, fleet.HOST, self._slot, self._runtime.held())
+                fleet.report(session, self._host, self._slot, os.getpid(), self._loaded, self._failure)
+                fleet.hold(session, self._host, self._slot, self._runtime.held())
 
     def _note_uses(self) -> None:
         if uses := self._ring.take_uses():
@@ -239,4 +243,4 @@ class Follower:
     def _leave(self) -> None:
         if self._slot is not None:
             with self._database.transaction() as session:
-                fleet.leave(session, fleet.HOST, self._slot)
+                fleet.leave(session, self._host, self._slot)

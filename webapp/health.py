@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from webapp import metrics, web
 from webapp.errors import Forbidden, Unavailable
+from webapp.limits.shared import is_alone
 
 door = Blueprint("health", __name__)
 
@@ -39,8 +40,9 @@ def ready() -> Response:
         reasons.append("the spool is full")
     if reasons:
         raise Unavailable("not_ready", f"Not ready: {'; '.join(reasons)}.")
-    # Without the database, predictions go on: not less ready, but worth knowing.
-    return jsonify(status="ready", degraded=[] if made.follower.database_answers else ["database"])
+    # Without them, predictions go on: not less ready, but worth knowing.
+    missing = {"database": not made.follower.database_answers, "redis": is_alone(made.strategy.storage)}
+    return jsonify(status="ready", degraded=[name for name, away in missing.items() if away])
 
 
 def _is_loopback(address: str | None) -> bool:

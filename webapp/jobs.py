@@ -1,23 +1,28 @@
-"""Batch predictions: jobs cut into chunks, each a row that one worker at a time holds a lease on."""
+"""Batch predictions: jobs cut into chunks, each a row that one worker at a time holds a lease on.
+
+The rows of a chunk, and what became of them, are files: `batches` names and reads them.
+"""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp.db import Base, Moment, now
-from webapp.errors import NotFound
+from webapp.errors import Conflict, Invalid, NotFound
 
-CHUNK_ROWS = 500
 LEASE = timedelta(seconds=30)
 # A chunk that could not be computed waits so long for its next attempt, then twice, then three times.
 PAUSE = timedelta(seconds=2)
+# What its cluster or its files were away for waits longer: five minutes, all attempts together.
+LONG_PAUSE = timedelta(seconds=30)
 # A chunk that ends its worker each time must not do so for ever.
 MOST_ATTEMPTS = 5
 
@@ -26,6 +31,7 @@ class Job(Base):
     """One batch: the version was chosen when it was accepted, so that all rows get the same one."""
 
     __tablename__ = "jobs"
+    __table_args__ = (sa.UniqueConstraint("key_id", "idempotency_key"),)
 
     id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
     key_id: Mapped[str] = mapped_column(sa.Text)
@@ -37,19 +43,34 @@ class Job(Base):
     cancelled_at: Mapped[datetime | None] = mapped_column(Moment)
     failed_at: Mapped[datetime | None] = mapped_column(Moment)
     failure: Mapped[str] = mapped_column(sa.Text, default="")
+    # How the rows of its chunks are written: see `batches.reading`.
+    form: Mapped[str] = mapped_column(sa.Text, server_default="json")
+    # What the caller calls the request, so that it can be sent again, and what tells whether it is the same one.
+    idempotency_key: Mapped[str | None] = mapped_column(sa.Text)
+    body_sha256: Mapped[str | None] = mapped_column(sa.Text)
 
 
 class Chunk(Base):
-    """Some rows of a job. Done when it has results; whoever holds the lease works on it."""
+    """Some rows of a job. Whoever holds the lease works on it; what the last attempt found are its results."""
 
     __tablename__ = "chunks"
+    __table_args__ = (
+        # What is still to be done, among all that ever was.
+        sa.Index(
+            "ix_chunks_waiting",
+            "job_id",
+            "number",
+            sqlite_where=sa.text("done_at IS NULL"),
+            postgresql_where=sa.text("done_at IS NULL"),
+        ),
+    )
 
     job_id: Mapped[str] = mapped_column(sa.ForeignKey("jobs.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     first_row: Mapped[int]
-    instances: Mapped[list[Any]] = mapped_column(sa.JSON, deferred=True)
-    # The caller's own ids, where some were given.
-    ids: Mapped[list[str | None]] = mapped_column(sa.JSON, deferred=True)
+    # Of chunks from before there were files: their rows, the caller's own ids, and what became of them.
+    instances: Mapped[list[Any] | None] = mapped_column(sa.JSON(none_as_null=True), deferred=True)
+    ids: Mapped[list[str | None] | None] = mapped_column(sa.JSON(none_as_null=True), deferred=True)
     results: Mapped[list[Any] | None] = mapped_column(sa.JSON(none_as_null=True), deferred=True)
     failed_rows: Mapped[int] = mapped_column(default=0)
     row_count: Mapped[int]
@@ -70,33 +91,59 @@ class Progress:
     eta_seconds: float | None
 
 
-def create(  # noqa: PLR0913 - the terms of a job, each by name
-    session: Session,
-    *,
-    key_id: str,
-    test: bool,
-    model: str,
-    version: int,
-    instances: Sequence[object],
-    ids: Sequence[str | None],
-) -> Job:
-    """Accept a batch. It is worked on as soon as the transaction is committed."""
-    job = Job(
-        id=secrets.token_hex(16),
-        key_id=key_id,
-        test=test,
-        model=model,
-        version=version,
-        created_at=now(),
-        total=len(instances),
-    )
-    session.add(job)
-    session.flush()  # the chunks refer to it
-    for number, first in enumerate(range(0, len(instances), CHUNK_ROWS)):
-        rows, named = list(instances[first : first + CHUNK_ROWS]), list(ids[first : first + CHUNK_ROWS])
-        session.add(
-            Chunk(job_id=job.id, number=number, first_row=first, instances=rows, ids=named, row_count=len(rows))
-        )
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be computed for whom, and how the caller may send the request again."""
+
+    key_id: str
+    test: bool
+    model: str
+    version: int
+    form: str
+    idempotency_key: str | None = None
+
+
+def new_id() -> str:
+    """Make the id of a job, under which its files are stored before it is accepted."""
+    return secrets.token_hex(16)
+
+
+def accept(session: Session, order: Order, job_id: str, chunk_rows: Sequence[int], body_sha256: str = "") -> Job:
+    """Accept a batch whose chunks have so many rows. It is worked on as soon as the transaction is committed.
+
+    Gives the earlier job where the request has been accepted before: of requests that come at once, the first to be
+    committed is the one.
+    """
+    if earlier := find_earlier(session, order, body_sha256):
+        return earlier
+    job = Job(**asdict(order), id=job_id, body_sha256=body_sha256, created_at=now(), total=sum(chunk_rows))
+    try:
+        with session.begin_nested():
+            session.add(job)
+    except IntegrityError:
+        return _earlier(session, order, body_sha256)
+    first_row = 0
+    for number, count in enumerate(chunk_rows):
+        session.add(Chunk(job_id=job.id, number=number, first_row=first_row, row_count=count))
+        first_row += count
+    return job
+
+
+def find_earlier(session: Session, order: Order, body_sha256: str | None = None) -> Job | None:
+    """Give the job that was accepted for the same request, if any; with a body that is another one it is refused."""
+    if order.idempotency_key is None:
+        return None
+    named = sa.and_(Job.key_id == order.key_id, Job.idempotency_key == order.idempotency_key)
+    job = session.scalar(sa.select(Job).where(named))
+    if job and body_sha256 is not None and (job.model, job.body_sha256) != (order.model, body_sha256):
+        detail = "This Idempotency-Key came with another request before; each request needs one of its own."
+        raise Invalid("idempotency_key_reused", detail, more={"job_id": job.id})
+    return job
+
+
+def _earlier(session: Session, order: Order, body_sha256: str) -> Job:
+    job = find_earlier(session, order, body_sha256)
+    assert job is not None, "what is in the way is there"
     return job
 
 
@@ -161,19 +208,47 @@ def _status(job: Job, done: int) -> str:
     return "completed" if done == job.total else "processing"
 
 
-def results(session: Session, job: Job) -> list[Any]:
-    """Give the results of all rows that are done, in the order of the request."""
-    found = session.scalars(sa.select(Chunk.results).where(Chunk.job_id == job.id).order_by(Chunk.number))
-    return [result for chunk in found if chunk is not None for result in chunk]
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Where the results of a chunk are: in the file of its last attempt, or of old ones here."""
+
+    number: int
+    attempt: int
+    results: list[Any] | None
+
+
+def done(session: Session, job: Job) -> list[Done]:
+    """Give the chunks of a completed job, in the order of the request."""
+    if (progress_now := progress(session, job)).status != "completed":
+        detail = f"The job is {progress_now.status}: {progress_now.done} of {progress_now.total} rows are computed."
+        raise Conflict("job_not_completed", f"{detail} {job.failure}".strip(), more={"job_status": progress_now.status})
+    found = sa.select(Chunk.number, Chunk.attempts, Chunk.results).where(Chunk.job_id == job.id)
+    return [Done(*row) for row in session.execute(found.order_by(Chunk.number))]
+
+
+def known(session: Session, job_ids: Collection[str]) -> set[str]:
+    """Tell which of these jobs there are."""
+    return set(session.scalars(sa.select(Job.id).where(Job.id.in_(job_ids))))
+
+
+def has_work(session: Session) -> bool:
+    """Whether there is a chunk that nobody works on."""
+    waiting = sa.select(Chunk.number).join(Job, Chunk.job_id == Job.id).where(*_waits()).limit(1)
+    return session.execute(waiting).first() is not None
+
+
+def _waits() -> list[sa.ColumnElement[bool]]:
+    """Tell which chunks of which jobs somebody could work on."""
+    free = sa.or_(Chunk.leased_until.is_(None), Chunk.leased_until < now())
+    return [Chunk.done_at.is_(None), free, Job.cancelled_at.is_(None), Job.failed_at.is_(None)]
 
 
 def claim(session: Session, owner: str) -> tuple[Job, Chunk] | None:
     """Take the lease on the next chunk that nobody works on. The oldest job goes first."""
-    free = sa.or_(Chunk.leased_until.is_(None), Chunk.leased_until < now())
     found = session.execute(
         sa.select(Job, Chunk)
         .join(Chunk, Chunk.job_id == Job.id)
-        .where(Chunk.done_at.is_(None), free, Job.cancelled_at.is_(None), Job.failed_at.is_(None))
+        .where(*_waits())
         .order_by(Job.created_at, Job.id, Chunk.number)
         .limit(1)
         .options(sa.orm.undefer(Chunk.instances), sa.orm.undefer(Chunk.ids))
@@ -190,39 +265,44 @@ def claim(session: Session, owner: str) -> tuple[Job, Chunk] | None:
     return job, chunk
 
 
-def renew(session: Session, chunk: Chunk, owner: str) -> None:
-    """Keep the lease of a chunk that is still worked on."""
-    session.execute(
-        sa.update(Chunk)
-        .where(Chunk.job_id == chunk.job_id, Chunk.number == chunk.number, Chunk.leased_by == owner)
-        .values(leased_until=now() + LEASE)
+def _held(chunk: Chunk, owner: str) -> sa.ColumnElement[bool]:
+    """Whether the attempt that `chunk` is still is the last one; its owner may have begun another."""
+    return sa.and_(
+        Chunk.job_id == chunk.job_id,
+        Chunk.number == chunk.number,
+        Chunk.leased_by == owner,
+        Chunk.attempts == chunk.attempts,
+        Chunk.done_at.is_(None),
     )
 
 
-def give_back(session: Session, chunk: Chunk, owner: str, reason: str) -> None:
-    """Leave a chunk that could not be computed to a later attempt; after the last one its job ends with the reason."""
+def renew(session: Session, chunk: Chunk, owner: str) -> None:
+    """Keep the lease of a chunk that is still worked on."""
+    session.execute(sa.update(Chunk).where(_held(chunk, owner)).values(leased_until=now() + LEASE))
+
+
+def give_back(session: Session, chunk: Chunk, owner: str, reason: str, pause: timedelta = PAUSE) -> None:
+    """Leave a chunk that could not be computed to a later attempt; after the last one its job ends with the reason.
+
+    The first attempt is followed by a `pause`, the second by two, and so on.
+    """
     if chunk.attempts >= MOST_ATTEMPTS:
         fail(session.get_one(Job, chunk.job_id), reason)
         return
-    session.execute(
-        sa.update(Chunk)
-        .where(Chunk.job_id == chunk.job_id, Chunk.number == chunk.number, Chunk.leased_by == owner)
-        .values(leased_until=now() + PAUSE * chunk.attempts)
-    )
+    later = now() + pause * chunk.attempts
+    session.execute(sa.update(Chunk).where(_held(chunk, owner)).values(leased_by=None, leased_until=later))
 
 
-def finish(session: Session, chunk: Chunk, owner: str, found: list[Any], failed_rows: int) -> bool:
-    """Store a chunk's results, unless another worker took it over; tells whether they were stored."""
-    held = session.execute(
-        sa.update(Chunk)
-        .where(
-            Chunk.job_id == chunk.job_id,
-            Chunk.number == chunk.number,
-            Chunk.leased_by == owner,
-            Chunk.done_at.is_(None),
-        )
-        .values(results=found, failed_rows=failed_rows, done_at=now(), leased_until=None)
-    )
+def release(session: Session, chunk: Chunk, owner: str) -> None:
+    """Leave a chunk that was not worked on to whoever comes next, as if it had not been claimed."""
+    unclaimed = {"leased_by": None, "leased_until": None, "attempts": chunk.attempts - 1}
+    session.execute(sa.update(Chunk).where(_held(chunk, owner)).values(unclaimed))
+
+
+def finish(session: Session, chunk: Chunk, owner: str, failed_rows: int) -> bool:
+    """Make the results of this attempt those of the chunk, unless another took it over; tells whether it did not."""
+    done_now = {"failed_rows": failed_rows, "done_at": now(), "leased_until": None}
+    held = session.execute(sa.update(Chunk).where(_held(chunk, owner)).values(done_now))
     stored: int = held.rowcount  # type: ignore[attr-defined] # an UPDATE's result has it
     return stored == 1
 

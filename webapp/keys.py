@@ -18,7 +18,7 @@ import limits
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import audit, generation
+from webapp import audit, db, generation
 from webapp.audit import Actor
 from webapp.db import Base, Moment, now
 from webapp.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
@@ -150,30 +150,38 @@ def create(  # noqa: PLR0913 - the terms of a key, each by name
     scopes = list(dict.fromkeys(scopes))
     _check_terms(name, scopes, rate_limit, life)
     key_id = new_id() if key_id is None else key_id
-    if not _ID.fullmatch(key_id) or session.get(ApiKey, key_id) is not None:
+    body = f"mp_{'test' if test else 'live'}_{key_id}_{_random(_SECRET_CHARACTERS)}"
+    key = body + _checksum(body)
+    terms = {
+        "id": key_id,
+        "name": name,
+        "owner": owner,
+        "digest": digest(pepper, key),
+        "test": test,
+        "scopes": scopes,
+        "models": sorted(set(models)) or None,
+        "rate_limit": rate_limit,
+        "created_at": now(),
+        "created_by": actor.name,
+        "expires_at": now() + life,
+    }
+    # Of two who ask at once, too, one is told so.
+    made = db.insertion(session, ApiKey).values(terms).on_conflict_do_nothing().returning(ApiKey.id)
+    if not _ID.fullmatch(key_id) or session.scalar(made) is None:
         raise Conflict(
             "key_already_made", f"The key {key_id} is made already, and was shown once; roll it if it was lost."
         )
-    body = f"mp_{'test' if test else 'live'}_{key_id}_{_random(_SECRET_CHARACTERS)}"
-    key = body + _checksum(body)
-    row = ApiKey(
-        id=key_id,
-        name=name,
-        owner=owner,
-        digest=digest(pepper, key),
-        test=test,
-        scopes=scopes,
-        models=sorted(set(models)) or None,
-        rate_limit=rate_limit,
-        created_at=now(),
-        created_by=actor.name,
-        expires_at=now() + life,
-        revoked_at=None,
-    )
-    session.add(row)
+    row = get_key(session, key_id)
     audit.record(session, actor, "keys.create", row.title, scopes=scopes)
     generation.advance(session)
     return row, key
+
+
+def _held(session: Session, key_id: str) -> ApiKey:
+    """Give a key's row that nobody else changes until this transaction ends."""
+    row = get_key(session, key_id)
+    session.refresh(row, with_for_update=True)
+    return row
 
 
 def get_key(session: Session, key_id: str) -> ApiKey:
@@ -186,7 +194,7 @@ def get_key(session: Session, key_id: str) -> ApiKey:
 
 def revoke(session: Session, actor: Actor, key_id: str) -> ApiKey:
     """End a key for good. Revoking it again changes nothing."""
-    row = get_key(session, key_id)
+    row = _held(session, key_id)
     if row.revoked_at is None:
         row.revoked_at = now()
         audit.record(session, actor, "keys.revoke", row.title)
@@ -226,7 +234,7 @@ def edit(  # noqa: PLR0913 - the terms of a key, each by name
 
 
 def _live(session: Session, key_id: str) -> ApiKey:
-    row = get_key(session, key_id)
+    row = _held(session, key_id)
     if row.state != "live":
         raise Conflict("key_not_live", f"The key {row.prefix} is {row.state}; make a new one.")
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import threading
 import time
@@ -21,6 +22,9 @@ IDLE_SECONDS = 0.1
 # Also after a pass that found something: on SQLite others wait for their turn to write.
 BREATH_SECONDS = 0.25
 RETRY_SECONDS = 1.0
+# So long a stop waits for a database that is away: a replica may leave for good, and its disk with it. Less than the
+# supervisor waits for this process.
+LAST_SECONDS = 25.0
 PIECE_RECORDS = 2000
 BEAT_SECONDS = 10.0
 
@@ -43,22 +47,30 @@ class LogWriter:
         self._stop.set()
 
     def run(self) -> None:
-        """Work until stopped; what was appended before that is inserted first, if the database answers."""
+        """Work until stopped; what was appended before that is inserted first, if the database answers in time."""
+        until = math.inf
         while True:
             # Looked at before draining: what was appended until the stop must still be found.
-            stopping = self._stop.is_set()
-            try:
-                self._beat()
-                inserted = self.drain()
-            except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
-                LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
-                pause = RETRY_SECONDS
-                self._places = None
-            else:
-                pause = BREATH_SECONDS if inserted else IDLE_SECONDS
-            if stopping:
+            if stopping := self._stop.is_set():
+                until = min(until, time.monotonic() + LAST_SECONDS)
+            inserted = self._attempt()
+            if stopping and (inserted is not None or time.monotonic() > until):
                 return
-            self._stop.wait(pause)
+            pause = {None: RETRY_SECONDS, 0: IDLE_SECONDS}.get(inserted, BREATH_SECONDS)
+            if stopping:
+                time.sleep(pause)
+            else:
+                self._stop.wait(pause)
+
+    def _attempt(self) -> int | None:
+        """Drain; None where the database does not answer."""
+        try:
+            self._beat()
+            return self.drain()
+        except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
+            LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
+            self._places = None
+            return None
 
     def _beat(self) -> None:
         """Say now and then that this process lives."""

@@ -93,6 +93,13 @@ CACHE_REQUESTS = Counter(
     ["model", "result"],
     registry=REGISTRY,
 )
+REDIS_AWAY = Gauge(
+    "modelport_redis_away",
+    "1 while a process of this host does without Redis: limits are counted by this replica alone, answers kept here.",
+    ["use"],
+    multiprocess_mode="livemax",
+    registry=REGISTRY,
+)
 RATE_LIMITED = Counter("modelport_rate_limited", "Requests refused by a rate limit.", ["scope"], registry=REGISTRY)
 GENERATION = Gauge(
     "modelport_generation",

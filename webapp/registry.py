@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
-from webapp import artifacts, audit, generation
+from webapp import artifacts, audit, db, generation
 from webapp.audit import Actor
 from webapp.catalog import Catalog, ServedModel, ServedVersion
 from webapp.db import Base, Moment, now
@@ -121,6 +121,11 @@ def get_model(session: Session, name: str) -> Model:
     return model
 
 
+def _held_model(session: Session, name: str) -> Model:
+    """Give a model that nobody else changes until this transaction ends."""
+    return session.scalar(sa.select(Model).where(Model.name == name).with_for_update()) or get_model(session, name)
+
+
 def number_of(session: Session, name: str, asked: str) -> int:
     """Give the number of a version that is asked for by number or label."""
     model = get_model(session, name)
@@ -179,11 +184,11 @@ def version_made_of(session: Session, name: str, inputs_sha256: str) -> int | No
 
 def _model_for_upload(session: Session, name: str) -> Model:
     check_name(name)
-    model = session.scalar(sa.select(Model).where(Model.name == name))
-    if model is None:
-        model = Model(name=name, created_at=now(), active_number=None, activation_count=0)
-        session.add(model)
-        session.flush()  # the versions need the model's id
+    # Of two first uploads at once one makes it, and of two later ones one waits: each version gets its own number.
+    made = db.insertion(session, Model).values(name=name, created_at=now(), activation_count=0)
+    session.execute(made.on_conflict_do_nothing())
+    model = _held_model(session, name)
+    session.expire(model, ["versions"])
     return model
 
 
@@ -247,6 +252,12 @@ def _seal(secret: bytes, version: Version) -> str:
     )
 
 
+def is_sealed_with(session: Session, secret: bytes) -> bool:
+    """Whether versions were sealed with this secret, as far as there are any; one that was damaged says nothing."""
+    some = session.scalars(sa.select(Version).order_by(Version.id.desc()).limit(10)).all()
+    return not some or any(version.seal == _seal(secret, version) for version in some)
+
+
 def damaged_reports(session: Session, name: str) -> set[int]:
     """Give the versions whose report is not the one that they were sealed with."""
     reports = sa.select(Version.number, Version.report, Version.report_sha256).join(Model).where(Model.name == name)
@@ -260,7 +271,7 @@ def activate(
 
     `count` is how many activations there were when it was decided; without it, the present state is meant.
     """
-    model = get_model(session, name)
+    model = _held_model(session, name)
     _check_count(model, count)
     get_version(session, model, number)
     return _set_active(session, actor, model, "activate", number, reason)
@@ -268,7 +279,7 @@ def activate(
 
 def rollback(session: Session, actor: Actor, name: str, reason: str = "", *, count: int | None = None) -> Activation:
     """Return to the version that was active before the present one. `Conflict` and `count` as in `activate`."""
-    model = get_model(session, name)
+    model = _held_model(session, name)
     _check_count(model, count)
     return _set_active(session, actor, model, "rollback", way_back(session, model), reason)
 
@@ -435,7 +446,8 @@ def edit_signature(
     session: Session, actor: Actor, secret: bytes, version: Version, signature: dict[str, Any]
 ) -> Version:
     """Give a version another signature; one that was active stays, and a new version of its artifact is made."""
-    model = version.model
+    model = _held_model(session, version.model.name)
+    session.refresh(version)
     if was_active(session, version):
         return add_version(
             session,

@@ -29,6 +29,8 @@ ADDRESS_SECONDS = 4.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, STEADY_SECONDS = 0.2, 10.0, 30.0
 # One that never ran for long will not begin to: the start has failed.
 MOST_FIRST_STARTS = 5
+# What waits for the web to answer waits no longer than this.
+UNANSWERED_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1
 # Names the supervisor to the processes it starts; who starts them by hand is not followed into death.
 SUPERVISOR = "SUPERVISED_BY"
@@ -59,6 +61,8 @@ class Child:
     pause_seconds: float = FIRST_PAUSE_SECONDS
     # Without it nothing is served; the others are started again for ever.
     essential: bool = True
+    # Started when the web answers: before that, it would only take the machine away from it.
+    after_web: bool = False
     starts: int = 0
     was_steady: bool = False
     environment: dict[str, str] = field(default_factory=dict)
@@ -114,7 +118,9 @@ def _children(settings: Settings, *, with_worker: bool) -> list[Child]:
     environment = {**ONE_NATIVE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
     children = [Child("log-writer", [*modelport, "log-writer"])]
     if with_worker:
-        children.append(Child("worker", [*modelport, "worker"], environment=environment, essential=False))
+        children.append(
+            Child("worker", [*modelport, "worker"], environment=environment, essential=False, after_web=True)
+        )
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:webapp.server"]
     return [*children, Child("web", gunicorn, environment=environment)]
 
@@ -162,12 +168,14 @@ def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    answers = threading.Event()
     children = _children(settings, with_worker=with_worker)
     try:
         for child in children:
-            child.start()
-        threading.Thread(target=_announce, args=(settings.bind, stop, on_ready), daemon=True).start()
-        _watch(children, stop)
+            if not child.after_web:
+                child.start()
+        threading.Thread(target=_announce, args=(settings.bind, stop, answers, on_ready), daemon=True).start()
+        _watch(children, stop, answers)
     finally:
         _end(children[1:])
         # What the others have answered is in the spool now, and drained before this one ends.
@@ -183,24 +191,29 @@ def _end(children: list[Child]) -> None:
         child.await_end()
 
 
-def _watch(children: list[Child], stop: threading.Event) -> None:
+def _watch(children: list[Child], stop: threading.Event, answers: threading.Event) -> None:
     reported: set[str] = set()
+    until = time.monotonic() + UNANSWERED_SECONDS
     while not stop.wait(LOOK_SECONDS):
         for child in children:
+            if child.process is None:
+                if answers.is_set() or time.monotonic() > until:
+                    child.start()
+                continue
             if not child.ended():
                 reported.discard(child.name)
                 continue
             if child.name not in reported:
                 reported.add(child.name)
-                assert child.process is not None
                 LOG.error("serve.ended", extra={"child": child.name, "exit_code": child.process.returncode})
             child.again()
 
 
-def _announce(bind: str, stop: threading.Event, on_ready: Callable[[], None]) -> None:
+def _announce(bind: str, stop: threading.Event, answers: threading.Event, on_ready: Callable[[], None]) -> None:
     # Not through a proxy, whatever the environment says: the address is this machine's.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while not stop.wait(LOOK_SECONDS):
         with suppress(OSError), opener.open(f"http://{bind}/livez", timeout=5):
+            answers.set()
             on_ready()
             return

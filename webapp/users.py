@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import audit
+from webapp import audit, db
 from webapp.audit import Actor
 from webapp.db import Base, Moment, now
 from webapp.errors import Conflict, Invalid, NotFound, Unauthenticated
@@ -109,11 +109,12 @@ def create(session: Session, actor: Actor, name: str, role: str) -> User:
             f"“{name}” cannot be a user's name: use up to 63 of a-z, 0-9 and . _ @ + -, such as mara@example.com.",
         )
     _check_role(role)
-    if find_user(session, name) is not None:
+    terms = {"name": name, "role": role, "created_at": now(), "created_by": actor.name, "last_step": 0, "recovery": []}
+    # Of two who make the same one at once, one is told so.
+    made = db.insertion(session, User).values(terms).on_conflict_do_nothing().returning(User.id)
+    if session.scalar(made) is None:
         raise Conflict("user_exists", f"There is a user “{name}” already.")
-    user = User(name=name, role=role, created_at=now(), created_by=actor.name)
-    session.add(user)
-    session.flush()  # links need the user's id
+    user = get_user(session, name)
     audit.record(session, actor, "users.create", name, role=role)
     return user
 
@@ -223,7 +224,8 @@ def use_step(session: Session, user: User, step: int) -> bool:
 
 
 def use_recovery(session: Session, actor: Actor, user: User, digest: str) -> bool:
-    """Use up a recovery code."""
+    """Use up a recovery code; of two who do it at once one succeeds."""
+    session.refresh(user, with_for_update=True)
     if digest not in user.recovery:
         return False
     user.recovery = [each for each in user.recovery if each != digest]

@@ -6,7 +6,6 @@ import functools
 import io
 import itertools
 import re
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from werkzeug.routing import Rule
 from werkzeug.routing.converters import AnyConverter
 from werkzeug.test import TestResponse
 
+from tests import databases
 from webapp import app as composition
 from webapp import config, jobs, keys, passwords, registry, second_factor, users
 from webapp.admin.guard import SAFE_METHODS
@@ -393,9 +393,8 @@ class House:
 
     def job(self, key_id: str, model: str = "churn") -> str:
         """Submit a batch that nobody works on."""
-        terms: dict[str, Any] = {"key_id": key_id, "test": False, "model": model, "version": 1}
-        instances = [{"age": 35, "income": 52_000}]
-        return str(self.change(lambda session: jobs.create(session, instances=instances, ids=[None], **terms)).id)
+        order = jobs.Order(key_id, test=False, model=model, version=1, form="json")
+        return str(self.change(lambda session: jobs.accept(session, order, jobs.new_id(), [1])).id)
 
     def upload(self, name: str = "model.joblib", model: str = "churn") -> str:
         """Bring in a file that nobody inspects."""
@@ -453,14 +452,14 @@ class House:
 
 
 @contextmanager
-def open_house(data_dir: Path, migrated: Path, **settings: object) -> Iterator[House]:
+def open_house(data_dir: Path, compiled: Path, **settings: object) -> Iterator[House]:
     """Open an installation with nothing in it; `settings` are given without their prefix, in lower case."""
-    given = {"data_dir": data_dir, **settings}
-    made = config.prepare(config.load({f"MODELPORT_{name.upper()}": str(value) for name, value in given.items()}))
-    shutil.copyfile(migrated, made.data_dir / "modelport.db")
+    given = {f"MODELPORT_{name.upper()}": str(value) for name, value in {"data_dir": data_dir, **settings}.items()}
+    made = config.prepare(config.load(databases.environment(data_dir) | given))
+    databases.make_migrated(data_dir)
     app = composition.create_app(made)
     # Each app compiles its templates anew; what comes of it is the same.
-    app.jinja_env.bytecode_cache = jinja2.FileSystemBytecodeCache(str(migrated.parent))
+    app.jinja_env.bytecode_cache = jinja2.FileSystemBytecodeCache(str(compiled))
     parts: Parts = app.extensions["modelport"]
     yield House(app, parts, made)
     parts.database.engine.dispose()
@@ -476,14 +475,20 @@ def serving(house: House) -> Iterator[House]:
     house.parts.spool.stop()
 
 
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for compiled templates, which all houses share."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def new_house(tmp_path: Path, migrated: Path) -> Iterator[Callable[..., House]]:
+def new_house(tmp_path: Path, compiled: Path) -> Iterator[Callable[..., House]]:
     """Open houses with settings of their own."""
     with ExitStack() as stack:
         folders = (tmp_path / f"house-{number}" for number in itertools.count())
 
         def make(**settings: object) -> House:
-            return stack.enter_context(open_house(next(folders), migrated, **settings))
+            return stack.enter_context(open_house(next(folders), compiled, **settings))
 
         yield make
 
@@ -502,9 +507,9 @@ def lived_in(house: House) -> Iterator[House]:
 
 
 @pytest.fixture(scope="session")
-def museum(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[House]:
+def museum(tmp_path_factory: pytest.TempPathFactory, compiled: Path) -> Iterator[House]:
     """An installation that predicts and has one of everything, for tests that only look."""
-    with open_house(tmp_path_factory.mktemp("museum") / "data", migrated) as made, serving(made.furnish()):
+    with open_house(tmp_path_factory.mktemp("museum") / "data", compiled) as made, serving(made.furnish()):
         yield made
 
 

@@ -13,6 +13,7 @@ import skops.io
 from click.testing import CliRunner, Result
 from sklearn.tree import DecisionTreeClassifier
 
+from tests import databases
 from tests.admin.conftest import SIGNATURE, House, Page, serving
 from webapp.cli import main
 
@@ -161,7 +162,9 @@ def test_the_api_names_the_parameter_that_is_no_moment(two: House) -> None:
 
 def run(house: House, *arguments: str) -> Result:
     """Run the command on a house."""
-    return CliRunner(env={"MODELPORT_DATA_DIR": str(house.settings.data_dir)}).invoke(main, ["models", *arguments])
+    folder = house.settings.data_dir
+    environ = {"MODELPORT_DATA_DIR": str(folder), **databases.environment(folder)}
+    return CliRunner(env=environ).invoke(main, ["models", *arguments])
 
 
 def test_the_command_compares_by_number_and_label(two: House) -> None:

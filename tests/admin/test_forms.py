@@ -429,6 +429,7 @@ def test_what_signed_out_people_send_is_not_even_read(new_house: Callable[..., H
     assert (answer.status_code, answer.location) == (303, "/login")
 
 
+@pytest.mark.sqlite("readers of PostgreSQL keep nobody waiting")
 def test_a_slow_download_keeps_nobody_from_writing(house: House) -> None:
     house.version()
     records = [{**RECORD, "id": f"{number:032x}-0"} for number in range(1200)]

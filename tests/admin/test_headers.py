@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from werkzeug.test import TestResponse
 
+from tests import databases
 from tests.admin.conftest import BASE, DEEDS, Browser, House, Page, admin_rules, paths, unsafe
 from webapp.config import shipped
 from webapp.db import Database
@@ -383,26 +384,20 @@ def test_a_fault_in_a_form_is_a_page_and_changes_nothing(museum: House, monkeypa
 def test_without_the_database_people_get_a_page_that_says_so(house: House) -> None:
     admin, nobody = house.admin, house.browser()
     token = admin.token()
-    file = house.settings.data_dir / "modelport.db"
-    house.parts.database.engine.dispose()
-    file.rename(file.with_suffix(".away"))
-    file.mkdir()
-    answers = [
-        admin.get("/admin"),
-        admin.get("/admin/keys"),
-        admin.post("/admin/users", {"csrf_token": token, "name": "nia", "role": "viewer"}),
-        admin.get("/login"),
-        nobody.get("/login/some-link"),
-    ]
+    with databases.away(house.settings.data_dir, house.parts.database):
+        answers = [
+            admin.get("/admin"),
+            admin.get("/admin/keys"),
+            admin.post("/admin/users", {"csrf_token": token, "name": "nia", "role": "viewer"}),
+            admin.get("/login"),
+            nobody.get("/login/some-link"),
+        ]
     for answer in answers:
         assert (answer.status_code, answer.mimetype) == (503, "text/html")
         assert {name: answer.headers[name] for name in EVERY_PAGE} == EVERY_PAGE
         assert "does not answer" in Page(answer.text).text
         assert "Retry-After" in answer.headers
     assert nobody.get("/login").status_code == 200
-    house.parts.database.engine.dispose()
-    file.rmdir()
-    file.with_suffix(".away").rename(file)
     assert admin.get("/admin").status_code == 200
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from threading import Barrier
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -18,6 +16,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask_login import encode_cookie
 from werkzeug.test import TestResponse
 
+from tests import databases
 from tests.admin.conftest import BASE, PASSWORD, TESTER, Browser, Clock, House, Page, hashed_password
 from tests.conftest import eventually
 from tests.functional.server import Server
@@ -170,7 +169,7 @@ def test_neither_a_link_nor_a_password_nor_a_cookie_is_logged_or_stored(
     assert "/login/<token>" in log
     assert [secret for secret in secrets if secret in log] == []
     mara.parts.database.engine.dispose()
-    stored = b"".join(file.read_bytes() for file in mara.settings.data_dir.glob("modelport.db*"))
+    stored = databases.everything(mara.settings.data_dir)
     assert [secret for secret in secrets if secret.encode() in stored] == []
 
 
@@ -797,7 +796,6 @@ def test_of_two_who_use_a_link_at_once_on_a_server_one_is_let_in_and_no_log_tell
     assert '"route":"/login/<token>"' in log
     assert token not in log
     assert not [cookie for visitor in visitors for cookie in visitor.cookies.values() if cookie in log]
-    with closing(sqlite3.connect(server.data_dir / "modelport.db", timeout=30)) as connection:
-        assert token not in "\n".join(connection.iterdump())
+    assert token.encode() not in databases.everything(server.data_dir)
     for visitor in visitors:
         visitor.close()

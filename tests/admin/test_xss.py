@@ -120,7 +120,8 @@ def stocked(house: House, text: str) -> House:
         house.activate(number, reason=text)
     house.activate(1, "texts", reason=text)
     key_id, _ = house.key(text, owner=text, models=[text, "churn"])
-    house.change(lambda session: jobs.fail(jobs.find_job(session, house.job(key_id)), text))
+    job_id = house.job(key_id)
+    house.change(lambda session: jobs.fail(jobs.find_job(session, job_id), text))
     refused, waiting = house.upload(text), house.upload(text)
     house.change(lambda session: refuse(session, refused, text))
     for number, (model, version) in enumerate((("churn", 1), ("churn", 2), ("texts", 1), ("gone", 1))):
@@ -140,6 +141,7 @@ def stocked(house: House, text: str) -> House:
         "name": "churn",
         "number": "1",
         "key_id": key_id,
+        "job_id": job_id,
         "upload_id": refused,
         "waiting": waiting,
         "prediction_id": f"{0:032x}-0",
@@ -278,9 +280,9 @@ def structure(page: Page) -> list[tuple[str, tuple[str, ...]]]:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> dict[str, Shown]:
+def plain(tmp_path_factory: pytest.TempPathFactory, compiled: Path) -> dict[str, Shown]:
     """Every page, with a text that is like any other."""
-    with open_house(tmp_path_factory.mktemp("plain") / "data", migrated) as house, serving(stocked(house, PLAIN)):
+    with open_house(tmp_path_factory.mktemp("plain") / "data", compiled) as house, serving(stocked(house, PLAIN)):
         return dict(shown(house, PLAIN))
 
 

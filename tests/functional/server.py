@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 
 import requests
 
+from tests import databases
 from tests.conftest import eventually
 
 START_SECONDS = 120
@@ -32,12 +32,15 @@ def free_port() -> int:
 
 def descendants(pid: int) -> set[int]:
     """Give the process ids of a process and all its children."""
+    return {pid}.union(*(descendants(child) for child in _children(pid)))
+
+
+def _children(pid: int) -> list[int]:
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         # It ended since it was named.
-        children = []
-    return {pid}.union(*(descendants(int(child)) for child in children))
+        return []
 
 
 def _lives(pid: int) -> bool:
@@ -63,9 +66,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         own = {"data_dir": data_dir, "bind": f"127.0.0.1:{self.port}", "workers": 2, **settings}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
-        self.environment = clean | {f"MODELPORT_{name.upper()}": str(value) for name, value in own.items()}
+        given = {f"MODELPORT_{name.upper()}": str(value) for name, value in own.items()}
+        self.environment = clean | databases.environment(data_dir) | given
         self.process: subprocess.Popen[bytes] | None = None
         self.log = data_dir.with_suffix(".log")
+        if "MODELPORT_DATABASE_URL" not in given:
+            databases.make(data_dir)
         self.cli("db", "upgrade")
 
     def cli(self, *arguments: object) -> Any:
@@ -85,6 +91,8 @@ class Server:
             )
         try:
             eventually(self._answers, within_seconds=START_SECONDS)
+            # Beside the web and the log writer, the worker: it starts when the web answers.
+            eventually(lambda: self.process is None or len(_children(self.process.pid)) == 3)
         except BaseException:
             self.stop()
             raise
@@ -128,23 +136,14 @@ class Server:
         return requests.delete(self.url + path, headers={"X-API-Key": key}, timeout=60)
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Read the database as anyone with the file can."""
-        connection = sqlite3.connect(self.data_dir / "modelport.db", timeout=30)
-        try:
-            return connection.execute(statement, values).fetchall()
-        finally:
-            connection.close()
+        """Read the database past the product."""
+        return databases.execute(self.data_dir, statement, *values)
 
     @contextmanager
     def locked_database(self) -> Iterator[None]:
         """Hold the database so that nobody else can read or write it."""
-        connection = sqlite3.connect(self.data_dir / "modelport.db", timeout=30, isolation_level=None)
-        connection.execute("BEGIN EXCLUSIVE")
-        try:
+        with databases.locked(self.data_dir):
             yield
-        finally:
-            connection.rollback()
-            connection.close()
 
     def logged(self, prediction_id: str) -> tuple[Any, ...]:
         """Give a prediction's row once the log writer has inserted it."""

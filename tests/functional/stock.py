@@ -84,9 +84,11 @@ def stocked_server(folder: Path) -> Iterator[Stocked]:
         refused = _begin_upload(server, key, folder / "mixed.csv")
         eventually(lambda: server.rows("SELECT id FROM uploads WHERE refusal IS NOT NULL"))
         eventually(lambda: server.rows("SELECT host FROM heartbeats WHERE process = 'worker'"))
+        batch = {"instances": [INSTANCE] * 3}
+        assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
+        eventually(lambda: server.rows("SELECT number FROM chunks WHERE done_at IS NOT NULL"))
         with worker_held(server):
             waiting = _begin_upload(server, key, folder / "mixed.joblib")
-            batch = {"instances": [INSTANCE] * 3}
             assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
             stock.alter("UPDATE heartbeats SET seen_at = :past WHERE process = 'worker'", past=PAST)
             examples = _examples(key_id, predictions, [refused, waiting], links["guest"].rpartition("/")[2])
@@ -127,7 +129,7 @@ class Stock:
         """Upload a model that takes inputs of every kind, and one that takes a text; switch to and fro."""
         _train(folder)
         with self.database() as database:
-            desk = Desk(self.settings, database, ArtifactStore(self.settings.artifact_store))
+            desk = Desk(self.settings, database, ArtifactStore(self.settings.artifacts_dir))
             mixed = Upload(folder / "mixed.joblib", reference=folder / "mixed.csv", metadata=CARD)
             uploads.upload(desk, self.actor, Wish(MODEL, "w" * 64), mixed)
             uploads.upload(desk, self.actor, Wish(TEXTS), Upload(folder / "text.joblib"))

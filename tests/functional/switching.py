@@ -21,6 +21,7 @@ import skops.io
 from sklearn.ensemble import ExtraTreesRegressor
 from sklearn.linear_model import LinearRegression
 
+from tests import databases
 from tests.conftest import eventually
 from tests.functional.server import Server
 from webapp import config, registry
@@ -42,11 +43,11 @@ class Stock:
     """Puts versions into a registry: version 1 answers with 1 and a little, version 2 with 2 and a little."""
 
     def __init__(self, data_dir: Path) -> None:
-        settings = config.prepare(config.load({"MODELPORT_DATA_DIR": str(data_dir)}))
+        settings = config.prepare(config.load({"MODELPORT_DATA_DIR": str(data_dir), **databases.environment(data_dir)}))
         self.secret = settings.derive("versions")
         self.database = Database(settings.sqlalchemy_url)
-        self.store = ArtifactStore(settings.artifact_store)
-        self.folder = settings.artifact_store
+        self.store = ArtifactStore(settings.artifacts_dir)
+        self.folder = settings.artifacts_dir
 
     def add(self, estimator: Any = None, rules: Signature | None = None, **more: Any) -> int:
         """Register the next version as an upload does, with other rules where they are given."""

@@ -28,6 +28,7 @@ from tests.functional.switching import (
     small,
     switched_under_load,
 )
+from tests.functional.test_batch import BATCH_POINTS
 from webapp import activation, config, faults, uploads
 from webapp.activation import Asked
 from webapp.artifacts import ArtifactStore
@@ -142,7 +143,7 @@ def desk(settings: config.Settings, database: Database) -> Iterator[tuple[Desk, 
     for _ in range(3):
         stock.add()
     stock.activate(1)
-    yield Desk(settings, database, ArtifactStore(settings.artifact_store)), stock
+    yield Desk(settings, database, ArtifactStore(settings.artifacts_dir)), stock
     stock.close()
 
 
@@ -218,4 +219,4 @@ def test_every_fault_point_is_passed_by_a_test() -> None:
         for file in files
         for piece in file.read_text(encoding="utf-8").split('faults.point("')[1:]
     }
-    assert points == {*ACTIVATION_POINTS, *UPLOAD_POINTS, *WORKER_POINTS, *SERVER_POINTS}
+    assert points == {*ACTIVATION_POINTS, *UPLOAD_POINTS, *WORKER_POINTS, *SERVER_POINTS, *BATCH_POINTS}

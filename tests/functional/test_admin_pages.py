@@ -23,6 +23,7 @@ from webapp.app import create_app
 # GET addresses that give no page of their own.
 NO_PAGES = {
     "/admin/models/<name>/versions/<int:number>/artifact": "a file",
+    "/admin/jobs/<job_id>/results": "a file",
     "/admin/models/<name>/workers": "a part of the version's page",
     "/admin/predictions/export/<any(csv, jsonl):form>": "a file",
 }

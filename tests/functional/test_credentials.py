@@ -6,7 +6,6 @@ import base64
 import http.client
 import json
 import re
-import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import requests
 
+from tests import databases
 from tests.conftest import eventually
 from tests.functional.server import Server
 from webapp import config, keys
@@ -57,9 +57,8 @@ def revoked_key(server: Server) -> str:
 def expired_key(server: Server) -> str:
     """A key whose time is over: what a year does to a key, done to its row."""
     made = server.cli("keys", "create", "expired")
-    with closing(sqlite3.connect(server.data_dir / "modelport.db", timeout=30)) as connection, connection:
-        connection.execute("UPDATE api_keys SET expires_at = '2001-01-01 00:00:00.000000' WHERE id = ?", (made["id"],))
-        connection.execute("UPDATE generation SET number = number + 1")
+    server.rows("UPDATE api_keys SET expires_at = '2001-01-01 00:00:00.000000' WHERE id = ?", made["id"])
+    server.rows("UPDATE generation SET number = number + 1")
     return str(made["key"])
 
 
@@ -373,7 +372,8 @@ def test_nothing_that_is_stored_holds_a_key(server: Server) -> None:
     kept = [file for file in server.data_dir.rglob("*") if file.is_file() and file.name != "demo-key"]
     found = {file.name for file in kept if any(text.encode() in file.read_bytes() for text in (key, secret))}
     assert found == set()
-    database = b"".join(file.read_bytes() for file in kept if file.name.startswith("modelport.db"))
+    database = databases.everything(server.data_dir)
+    assert (key.encode() in database, secret.encode() in database) == (False, False)
     assert keys.digest(pepper, key).encode() in database
     assert made["id"].encode() in database
     assert secret not in server.log.read_text()

@@ -1,13 +1,14 @@
-"""Page of batch jobs: how far each is, and cancelling."""
+"""Page of batch jobs: how far each is, what became of it, its results, and cancelling."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, flash, redirect, url_for
+from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import audit, jobs, keys, web
 from webapp.admin.guard import actor, blueprint, needs
 from webapp.admin.pages import page
+from webapp.batches import results
 
 door: Blueprint = blueprint("jobs")
 
@@ -21,6 +22,18 @@ def index() -> Response:
         names = keys.names(session, {line.job.key_id for line in lines})
     running = any(line.progress.status == "processing" for line in lines)
     return page("jobs/index.html", lines=lines, names=names, running=running)
+
+
+@door.get("/jobs/<job_id>/results")
+@needs("operator")
+def download(job_id: str) -> Response:
+    """Download the results of a completed job."""
+    made, form = web.parts(), "csv" if request.args.get("form") == "csv" else "jsonl"
+    with made.database.reading() as session:
+        chunks = jobs.done(session, jobs.find_job(session, job_id))
+    response = Response(results.written(made.artifacts.storage, job_id, chunks, form), mimetype=results.MIMETYPES[form])
+    response.headers["Content-Disposition"] = f'attachment; filename="results-{job_id[:8]}.{form}"'
+    return response
 
 
 @door.post("/jobs/<job_id>/cancel")

@@ -47,7 +47,7 @@ def show() -> Response:
             "standing": activation.present(session),
         }
         answer_seconds = time.perf_counter() - started
-        places = log.positions(session, fleet.HOST)
+        places = log.positions(session, made.settings.replica)
     present, needed = db.revisions(made.database)
     return page(
         "system/show.html",

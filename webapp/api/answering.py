@@ -13,6 +13,7 @@ import orjson
 from flask import Response, request
 
 from webapp.api.asking import ID, Asked
+from webapp.batches.results import cells
 from webapp.serving.loaded import Answer, LoadedVersion
 
 # So many rows are written at a time: what waits for a slow client is a piece, not the answer to a whole table.
@@ -63,24 +64,13 @@ def _list(loaded: LoadedVersion, rows: Iterable[Mapping[str, Any]]) -> Iterator[
 def _table(rows: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
     names: list[str] | None = None
     for piece in _pieces(rows):
-        lines = [dict(_cells(row)) for row in piece]
+        lines = [dict(cells(row)) for row in piece]
         text = io.StringIO()
         if names is None:
             names = [*lines[0]] if "warnings" in lines[0] else [*lines[0], "warnings"]
             csv.writer(text).writerow(names)
         csv.DictWriter(text, names, restval="").writerows(lines)
         yield text.getvalue().encode()
-
-
-def _cells(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Give a row's cells by their column; what has names of its own, such as probabilities, has a column for each."""
-    for name, value in row.items():
-        if name == "warnings":
-            yield name, "; ".join(f"{each['feature']}: {each['code']}" for each in value)
-        elif isinstance(value, dict):
-            yield from ((f"{name}_{inner}", cell) for inner, cell in _cells(value))
-        else:
-            yield name, value
 
 
 def _json(document: object) -> bytes:

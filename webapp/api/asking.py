@@ -64,8 +64,11 @@ def _ids(given: Any, count: int) -> list[str | None]:  # noqa: ANN401 - any JSON
     if given is None:
         return [None] * count
     usable = isinstance(given, list) and len(given) == count
-    if not usable or not all(isinstance(each, str) and len(each) <= MOST_ID_CHARACTERS for each in given):
-        message = f"One string of up to {MOST_ID_CHARACTERS} characters per instance."
+    # PostgreSQL takes no NUL: the log would wait behind it for ever.
+    if not usable or not all(
+        isinstance(each, str) and len(each) <= MOST_ID_CHARACTERS and "\0" not in each for each in given
+    ):
+        message = f"One string of up to {MOST_ID_CHARACTERS} characters other than NUL per instance."
         raise Invalid("ids_unusable", message, problems=(Problem("/ids", "ids_unusable", message),))
     return list(given)
 

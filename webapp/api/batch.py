@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from flask import Response, g, jsonify, url_for
+from flask import Response, g, jsonify, request, url_for
 
-from webapp import jobs, web
+from webapp import body, jobs, web
 from webapp.api import asking, blueprint, native, requires
+from webapp.batches import Form, cutting, receiving, results
+from webapp.batches.cutting import Piece
+from webapp.errors import Invalid, Malformed
+from webapp.signature import Signature
 
 door = blueprint("batch")
+
+# More are not part of the state: they are fetched by themselves.
+MOST_INLINE = 10_000
+FORMS: Mapping[str, Form] = {
+    "text/csv": "csv",
+    results.MIMETYPES["jsonl"]: "jsonl",
+    "application/x-jsonlines": "jsonl",
+    "application/x-ndjson": "jsonl",
+}
+_IDEMPOTENCY_KEY = re.compile(r"[!-~][ -~]{0,254}")
 
 
 @door.post("/predict/batch")
@@ -28,17 +46,16 @@ def submit_to(model: str) -> tuple[Response, int]:
 
 def _submit(model: str) -> tuple[Response, int]:
     loaded, made = native.loaded_version(model, None), web.parts()
-    wanted = asking.read(loaded.signature, made.settings.max_instances)
-    with made.database.transaction() as session:
-        job = jobs.create(
-            session,
-            key_id=g.key.id,
-            test=g.key.test,
-            model=model,
-            version=loaded.version.number,
-            instances=wanted.instances,
-            ids=wanted.ids,
-        )
+    brought = _brought(loaded.signature)
+    order = jobs.Order(
+        key_id=g.key.id,
+        test=g.key.test,
+        model=model,
+        version=loaded.version.number,
+        form=brought.form,
+        idempotency_key=_idempotency_key(),
+    )
+    job = receiving.receive(made.database, made.artifacts.storage, order, brought.pieces, brought.digest)
     g.facts |= {"model": model, "rows": job.total, "job": job.id}
     status_url = url_for("batch.status", job_id=job.id)
     answer = jsonify(job_id=job.id, status="processing", total_instances=job.total, status_url=status_url)
@@ -46,15 +63,64 @@ def _submit(model: str) -> tuple[Response, int]:
     return answer, 202
 
 
+def _idempotency_key() -> str | None:
+    given = request.headers.get("Idempotency-Key")
+    if given is not None and not _IDEMPOTENCY_KEY.fullmatch(given):
+        raise Malformed("idempotency_key_unusable", "An Idempotency-Key has 1 to 255 printable ASCII characters.")
+    return given
+
+
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """What a request brings: its form, its rows while they come, and then the digest of all of it."""
+
+    form: Form
+    pieces: Iterator[Piece]
+    digest: Callable[[], str]
+
+
+def _brought(signature: Signature) -> _Brought:
+    made = web.parts()
+    if request.mimetype not in FORMS and request.mimetype != "multipart/form-data":
+        asked = asking.read(signature, made.settings.max_instances)
+        return _Brought("json", cutting.instances(asked.instances, asked.ids), body.sha256)
+    came = body.came(made.settings.max_upload_bytes)
+    text = io.BufferedReader(came, cutting.BLOCK_BYTES)
+    # Of a file in a form, how it begins tells what it is: what it is called says less.
+    form = FORMS.get(request.mimetype) or ("jsonl" if _is_object(text.peek(1)) else "csv")
+    pieces = cutting.objects(text) if form == "jsonl" else cutting.table(signature, text)
+    return _Brought(form, pieces, lambda: came.sha256)
+
+
+def _is_object(beginning: bytes) -> bool:
+    return beginning.removeprefix(cutting.BOM).lstrip().startswith(b"{")
+
+
 @door.get("/predict/batch/<job_id>")
 @requires("batch")
 def status(job_id: str) -> Response:
-    """Say how far a job is, with its results when it is completed."""
-    with web.parts().database.reading() as session:
+    """Say how far a job is, with its results when it is completed and they are not too many."""
+    made = web.parts()
+    with made.database.reading() as session:
         job = jobs.get_job(session, job_id, g.key.id)
         progress = jobs.progress(session, job)
-        found = jobs.results(session, job) if progress.status == "completed" else None
-        return jsonify(_described(job, progress, found))
+        completed = progress.status == "completed"
+        chunks = jobs.done(session, job) if completed and job.total <= MOST_INLINE else None
+    found = None if chunks is None else list(results.rows(made.artifacts.storage, job.id, chunks))
+    return jsonify(_described(job, progress, found))
+
+
+@door.get("/predict/batch/<job_id>/results")
+@requires("batch")
+def fetch(job_id: str) -> Response:
+    """Give the results of a completed job, piece by piece, in the order of the request."""
+    made, form = web.parts(), request.args.get("format", "jsonl")
+    if form not in results.MIMETYPES:
+        raise Invalid("unknown_format", "Results are given as jsonl or csv: ?format=csv.")
+    with made.database.reading() as session:
+        chunks = jobs.done(session, jobs.get_job(session, job_id, g.key.id))
+    written = results.written(made.artifacts.storage, job_id, chunks, form)
+    return Response(written, mimetype=results.MIMETYPES[form])
 
 
 @door.delete("/predict/batch/<job_id>")
@@ -78,4 +144,6 @@ def _described(job: jobs.Job, progress: jobs.Progress, found: list[Any] | None) 
         "eta_seconds": progress.eta_seconds,
         "results": found,
     }
+    if progress.status == "completed":
+        described["results_url"] = url_for("batch.fetch", job_id=job.id)
     return {**described, "detail": job.failure} if job.failure else described

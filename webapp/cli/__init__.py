@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from webapp import __version__, config, db
+from webapp import __version__, config, db, installation
 from webapp.audit import Actor
 from webapp.config import InvalidSettings, Settings
 from webapp.db import Database
@@ -27,12 +27,12 @@ COMMANDS = {
     "demo": "demo:demo",
     "doctor": "doctor:doctor",
     "keys": "keys:group",
-    "log-writer": "processes:write_log",
+    "log-writer": "log_writer:write_log",
     "models": "models:group",
     "pack": "pack:pack",
-    "serve": "processes:serve",
+    "serve": "serve:serve",
     "users": "users:group",
-    "worker": "processes:work",
+    "worker": "worker:work",
 }
 
 
@@ -65,6 +65,7 @@ class Console:
         signal = Signal(self.settings.run_dir / "generation")
         database = Database(self.settings.sqlalchemy_url, announce=signal.send)
         require_schema(database)
+        installation.begin(database, self.settings)
         return database
 
     @property
@@ -74,6 +75,11 @@ class Console:
             return Actor(f"cli:{pwd.getpwuid(os.getuid()).pw_name}")
         except KeyError:
             return Actor(f"cli:uid {os.getuid()}")
+
+    def close(self) -> None:
+        """Give back the connections, if there are any."""
+        if "database" in vars(self):
+            self.database.engine.dispose()
 
     def answer(self, document: dict[str, Any], text: str) -> None:
         """Answer on stdout: the one document with --json, else the text."""
@@ -117,6 +123,8 @@ class Command(click.Command):
         except Refusal as refusal:
             _say_refused(console, refusal)
             sys.exit(1)
+        finally:
+            console.close()
 
 
 def _note_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:  # noqa: FBT001 - click's interface

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from webapp import __version__, config, db, fleet, registry
+from webapp import __version__, artifacts, config, db, fleet, installation, registry
 from webapp.artifacts import ArtifactStore
 from webapp.cli import Command, Console, pass_console, require_schema
 from webapp.config import Settings
@@ -142,6 +142,9 @@ def _database(settings: Settings) -> Iterator[Check]:
         return
     try:
         require_schema(database)
+        if settings.secret_key or (settings.data_dir / "secret-key").exists():
+            with database.reading() as session:
+                installation.check_secret(session, config.prepare(settings))
         present, _ = db.revisions(database)
         yield Check("Database", "ok", f"{database.place} answers and has this release's schema ({present}).")
         if file:
@@ -205,23 +208,39 @@ def _processes(database: Database) -> Iterator[Check]:
 
 
 def _artifacts(settings: Settings, database: Database) -> Iterator[Check]:
+    store = artifacts.opened(settings)
+    away = _away(store) if settings.artifact_store else ""
+    if away:
+        remedy = "Running workers keep what they have; nothing can be uploaded. Look at MODELPORT_ARTIFACT_STORE."
+        yield Check("Artifact store", "bad", away, remedy)
+    elif settings.artifact_store:
+        yield Check("Artifact store", "ok", f"{store.storage.place} answers.")
     with database.reading() as session:
         active = registry.catalog(session).active_versions()
     if not active:
         yield Check("Artifacts", "warn", "No model is active.", "`modelport models upload FILE --name NAME --activate`")
         return
-    store = ArtifactStore(settings.artifact_store)
+    # What a store has that answers; of one that is away, the copies that are here.
+    get = store.get if away else store.stored
     damaged = [
         f"{each.model} version {each.number}: {wrong}"
         for each in active
         for digest in filter(None, (each.artifact, each.golden))
-        if (wrong := _wrong(store.get, digest))
+        if (wrong := _wrong(get, digest))
     ]
     if damaged:
         remedy = "Put the files back from a backup, or upload the models again; running workers keep what they have."
         yield Check("Artifacts", "bad", " ".join(damaged), remedy)
     else:
         yield Check("Artifacts", "ok", f"What {len(active)} active versions need is there, as it was stored.")
+
+
+def _away(store: ArtifactStore) -> str:
+    try:
+        next(store.storage.names("quarantine"), None)
+    except Refusal as refusal:
+        return refusal.detail
+    return ""
 
 
 def _wrong(get: Callable[[str], bytes], digest: str) -> str:

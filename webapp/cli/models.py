@@ -10,12 +10,11 @@ from typing import Any
 
 import click
 
-from webapp import activation, fleet, intake, registry, uploads
+from webapp import activation, artifacts, config, fleet, intake, registry, storage, uploads
 from webapp.activation import Asked, Back, Convergence, Switched
-from webapp.artifacts import ArtifactStore
 from webapp.catalog import Catalog, ServedVersion
 from webapp.cli import Console, Group, pass_console
-from webapp.errors import Invalid
+from webapp.errors import Invalid, NotFound, Unavailable
 from webapp.intake import Upload
 from webapp.serving import compare as side_by_side
 from webapp.serving.runtime import Runtime
@@ -65,7 +64,7 @@ def upload(  # noqa: PLR0913 - one parameter per option
 
 def desk(console: Console) -> Desk:
     """Give the place where this command's uploads are taken in."""
-    return Desk(console.settings, console.database, ArtifactStore(console.settings.artifact_store))
+    return Desk(console.settings, console.database, artifacts.opened(console.settings))
 
 
 def _document(done: Uploaded) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def compare(console: Console, name: str, from_version: str, to_version: str) -> 
     with console.database.reading() as session:
         pair = registry.to_compare(session, name, from_version, to_version)
         model = registry.catalog(session).models[name]
-    store = ArtifactStore(console.settings.artifact_store)
+    store = artifacts.opened(console.settings)
     runtime = Runtime(store, console.settings.derive("versions"), on_load=lambda _loaded: None)
     # Nothing is active here, so that nothing is loaded but the two.
     runtime.switch(Catalog(models={name: replace(model, active=None)}))
@@ -253,6 +252,41 @@ def verify(console: Console, name: str | None, every: bool) -> None:  # noqa: FB
     lines.append(f"{len(found) - bad} of {len(found)} versions can be served.")
     console.answer({"versions": found, "failed": bad}, "\n".join(lines))
     if bad:
+        sys.exit(1)
+
+
+def _place(_context: click.Context, _parameter: click.Parameter, given: str) -> str:
+    try:
+        return config.artifact_place(given) or ""
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@group.command("copy-artifacts")
+@click.argument("place", callback=_place)
+@pass_console
+def copy_artifacts(console: Console, place: str) -> None:
+    """Copy what every version needs to PLACE: a folder, or a URL such as s3://BUCKET/PREFIX.
+
+    What is there already and whole stays. Afterwards MODELPORT_ARTIFACT_STORE can name that place.
+    """
+    source, target = artifacts.opened(console.settings), storage.made(place)
+    with console.database.reading() as session:
+        digests = sorted(registry.every_artifact(session))
+    copied, failures = 0, []
+    for digest in digests:
+        try:
+            copied += artifacts.copy(source, target, digest)
+        except NotFound as missing:
+            failures.append(missing.detail)
+        except Unavailable as unavailable:
+            if unavailable.code in storage.AWAY:
+                raise
+            failures.append(unavailable.detail)
+    present = len(digests) - copied - len(failures)
+    lines = [*failures, f"{copied} files were copied, {present} were there already, {len(failures)} cannot be copied."]
+    console.answer({"copied": copied, "present": present, "failures": failures}, "\n".join(lines))
+    if failures:
         sys.exit(1)
 
 

@@ -27,7 +27,8 @@ class Prediction(Base):
         sa.Index(None, "key_id", "at", "id"),
     )
 
-    id: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    # In the order of their characters, whatever language a database sorts by.
+    id: Mapped[str] = mapped_column(sa.Text().with_variant(sa.Text(collation="C"), "postgresql"), primary_key=True)
     at: Mapped[datetime] = mapped_column(Moment)
     model: Mapped[str] = mapped_column(sa.Text)
     version: Mapped[int]

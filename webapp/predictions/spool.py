@@ -118,6 +118,7 @@ class Spool:
         self._written = 0
         self._dirty = False
         self._full = False
+        self._half_full = False
         self._stop = threading.Event()
         self._syncing: threading.Thread | None = None
 
@@ -143,11 +144,19 @@ class Spool:
         """Whether predictions are refused because their records have no room."""
         return self._full and self._refuse_when_full
 
+    @property
+    def half_full(self) -> bool:
+        """Whether what can wait should: the log writer does not keep up, or the database is away."""
+        return self._half_full
+
     def append(self, records: Sequence[Record]) -> None:
         """Append records in one write. When this returns they survive the death of the process."""
+        self.append_lines(b"".join(map(encode, records)))
+
+    def append_lines(self, lines: bytes) -> None:
+        """Append what `encode` has made of records, here or elsewhere."""
         if self.full:
             raise Unavailable("spool_full", "The prediction log has no room; predictions are refused until it has.")
-        lines = b"".join(map(encode, records))
         with self._lock:
             if lost := self._write(lines):
                 self._lost(lost)
@@ -214,7 +223,8 @@ class Spool:
 
     def _measure(self) -> None:
         found = segments(self._folder)
-        self._full = sum(map(_size, found)) >= self._max_bytes
+        held = sum(map(_size, found))
+        self._full, self._half_full = held >= self._max_bytes, held >= self._max_bytes / 2
         if self._full:
             with self._lock:
                 # Complete, it goes when it is in the log; else it could keep the spool full for ever.

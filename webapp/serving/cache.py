@@ -7,8 +7,6 @@ as typed JSON. What is kept is therefore never wrong, only old: nothing is ever 
 from __future__ import annotations
 
 import hmac
-import logging
-import math
 import statistics
 import threading
 import time
@@ -25,14 +23,13 @@ from webapp import __version__
 from webapp.catalog import ServedVersion
 from webapp.errors import Invalid
 from webapp.metrics import CACHE_REQUESTS
+from webapp.redis import Attempts, connect
 from webapp.serving.batching import Trial
 from webapp.serving.predictor import Outcome
 from webapp.signature import Row
 
 if TYPE_CHECKING:
     from redis import Redis
-
-LOG = logging.getLogger(__name__)
 
 Ask = Callable[[Sequence[Row], Sequence[str]], list[Outcome]]
 
@@ -46,10 +43,7 @@ MOST_VALUE_BYTES = 64 * 1024
 # a tenth is lost at most, and from one hit in ten misses on there is a gain.
 WORTH = 10
 MEASURED_TIMES = 9
-# A Redis that takes longer is slower than most models; one that failed is left alone for a while.
-REDIS_TIMEOUT_SECONDS = 0.05
-REDIS_REST_SECONDS = 1.0
-# What a miss there costs where it could not be measured, being away when the version was loaded.
+# What a miss in the Redis costs where it could not be measured, being away when the version was loaded.
 ASSUMED_REDIS_SECONDS = 0.001
 KEY_BYTES = 32
 TAG_BYTES = 32
@@ -147,34 +141,6 @@ def _entry_bytes(value: bytes) -> int:
     return ENTRY_BYTES + len(value)
 
 
-class _Attempts:
-    """Calls of one kind to a Redis: after one that failed it is left alone for a while, and then tried by one."""
-
-    def __init__(self, kind: str) -> None:
-        """`kind` is for the log."""
-        self._kind = kind
-        self.failed = False
-        self._rests_until = 0.0
-
-    def answer(self, call: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the call gives
-        """Call it, unless it rests or is being tried; None where it did not answer."""
-        if self.failed and time.monotonic() < self._rests_until:
-            return None
-        # However long it takes, others go on without it: finding its address has no time limit.
-        self._rests_until = math.inf
-        try:
-            answer = call()
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, predictions go on without it
-            if not self.failed:
-                LOG.warning("cache.redis_failed", extra={"call": self._kind, "reason": type(error).__name__})
-            self.failed = True
-            return None
-        finally:
-            self._rests_until = time.monotonic() + REDIS_REST_SECONDS
-        self.failed = False
-        return answer
-
-
 class Remote:
     """Answers in a Redis that several processes share. It may fail or lie: then it has none."""
 
@@ -184,8 +150,8 @@ class Remote:
         self._secret = secret
         self._ttl_seconds = ttl_seconds
         # Apart: one that is full, or a replica, can still be read.
-        self._reads = _Attempts("read")
-        self._writes = _Attempts("write")
+        self._reads = Attempts("cache reads")
+        self._writes = Attempts("cache writes")
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Give what it has of ours."""
@@ -223,21 +189,6 @@ class Remote:
 
 def _name(key: bytes) -> str:
     return f"modelport:{key.hex()}"
-
-
-def connect(url: str) -> Redis:
-    """Give a client that gives up early and never tries twice; it opens nothing before it is used."""
-    # Only for those who have one: it would make every command of the console start later.
-    from redis import Redis  # noqa: PLC0415
-    from redis.backoff import NoBackoff  # noqa: PLC0415
-    from redis.retry import Retry  # noqa: PLC0415
-
-    return Redis.from_url(
-        url,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
 
 
 class Lookup:

@@ -18,8 +18,9 @@ from webapp.serving.golden import Golden
 from webapp.serving.loaded import LoadedVersion
 from webapp.serving.memory import resident_bytes
 from webapp.serving.predictor import Predictor
-from webapp.serving.proof import planned
+from webapp.serving.proof import Proof, planned
 from webapp.serving.sample import sample
+from webapp.serving.verdicts import Verdicts
 from webapp.signature import Row, Signature
 from webapp.signature.check import Checker
 
@@ -27,11 +28,14 @@ from webapp.signature.check import Checker
 class Loader:
     """Loads versions from a store, for callers who share calls and kept answers where there is a cache."""
 
-    def __init__(self, store: ArtifactStore, secret: bytes, cache: PredictionCache | None) -> None:
-        """`secret` checks the seals of versions."""
+    def __init__(
+        self, store: ArtifactStore, secret: bytes, cache: PredictionCache | None, verdicts: Verdicts | None = None
+    ) -> None:
+        """`secret` checks the seals of versions; `verdicts` are what other processes have proven."""
         self._store = store
         self._secret = secret
         self._cache = cache
+        self._verdicts = verdicts
 
     def load(self, version: ServedVersion) -> LoadedVersion:
         """Bring a version into memory; raise `Unavailable` where it is not what was stored."""
@@ -56,11 +60,18 @@ class Loader:
         predictor = Predictor(estimator, learned)
         kept = Golden.from_json(self._store.get(version.golden)) if version.golden else Golden((), ())
         golden.check(predictor, kept)
+        known = self._known(version)
         proof = None
         if version.may_plan:
             predictor, proof = planned(
-                predictor, estimator, learned, lambda: [*kept.rows, *self._reference_rows(version, learned, checker)]
+                predictor,
+                estimator,
+                learned,
+                lambda: [*kept.rows, *self._reference_rows(version, learned, checker)],
+                known,
             )
+        if self._verdicts and proof and proof.holds and proof is not known:
+            self._verdicts.keep(version, proof)
         grown = max(resident_bytes() - resident, least)
         loaded = LoadedVersion(
             version,
@@ -76,7 +87,17 @@ class Loader:
 
     def without_plan(self, loaded: LoadedVersion, version: ServedVersion) -> LoadedVersion:
         """Give a version that is in memory as `version`, which is it without its plan. Nothing is read for it."""
+        self._known(version)
         return self._joined(replace(loaded, version=version, predictor=loaded.predictor.by(None), proof=None))
+
+    def _known(self, version: ServedVersion) -> Proof | None:
+        """Give what other processes have proven of it; forget that where it may have no plan."""
+        if self._verdicts is None:
+            return None
+        if version.may_plan:
+            return self._verdicts.of(version)
+        self._verdicts.forget(version)
+        return None
 
     def _reference_rows(self, version: ServedVersion, learned: Signature, checker: Checker) -> list[Row]:
         """Give the first rows of the reference that the signature takes; one that cannot be read has none."""

@@ -71,10 +71,12 @@ def planned(
     estimator: Any,  # noqa: ANN401 - an estimator of any kind
     signature: Signature,
     rows: Callable[[], Sequence[Row]],
+    known: Proof | None = None,
 ) -> tuple[Predictor, Proof | None]:
     """Give the predictor with a plan where there is one that holds, and its proof; None where there is no plan.
 
-    `rows` gives what is known beside the probes. Nothing that goes wrong here keeps the estimator from answering.
+    `rows` gives what is known beside the probes; `known` is a proof of the same plan that was made before. Nothing that
+    goes wrong here keeps the estimator from answering.
     """
     try:
         plan = compiled(estimator, signature)
@@ -82,6 +84,8 @@ def planned(
         return predictor, Proof("", reason=f"No plan could be made: {type(error).__name__}.")
     if plan is None:
         return predictor, None
+    if known is not None and known.plan == plan.name:
+        return (predictor.by(plan) if known.holds else predictor), known
     try:
         proof = prove(estimator, plan, signature, rows())
     except Exception as error:  # noqa: BLE001 - whatever it is, the estimator answers
@@ -280,7 +284,10 @@ def _microseconds(took: Sequence[float]) -> float:
 
 def _probes(signature: Signature, bases: Sequence[Row], plan: Plan, random: np.random.Generator) -> Iterator[Row]:
     """Give rows with one probing value each, then mixtures of such values."""
-    pools = [_pool(feature, position, bases, plan) for position, feature in enumerate(signature.features)]
+    edges = plan.edges()
+    pools = [
+        _pool(feature, position, bases, edges.get(position, ())) for position, feature in enumerate(signature.features)
+    ]
     every = [(position, value) for position, pool in enumerate(pools) for value in pool]
     # Each value comes in turn, with another row around it: not every row gets to the place where it counts.
     order = random.permutation(len(every))[np.arange(PROBES) % len(every)].tolist()
@@ -291,7 +298,7 @@ def _probes(signature: Signature, bases: Sequence[Row], plan: Plan, random: np.r
         yield tuple(pool[int(random.integers(len(pool)))] for pool in pools)
 
 
-def _pool(feature: Feature, position: int, bases: Sequence[Row], plan: Plan) -> list[Value]:
+def _pool(feature: Feature, position: int, bases: Sequence[Row], edges: Sequence[float]) -> list[Value]:
     """Give the values that are worth asking about, as far as the feature may have them."""
     found: list[Value] = [None] if feature.nullable else []
     if feature.allowed is not None:
@@ -303,7 +310,7 @@ def _pool(feature: Feature, position: int, bases: Sequence[Row], plan: Plan) -> 
     if feature.kind == "string":
         return [*found, *seen[:20], STRANGE_TEXT, ""]
     numbers = [float(value) for value in seen if value is not None]
-    probing = [*numbers[:20], *_ends(feature, numbers), *plan.edges.get(position, ())]
+    probing = [*numbers[:20], *_ends(feature, numbers), *edges]
     if feature.kind == "integer":
         probing = [float(side) for number in probing for side in (math.floor(number), math.ceil(number))]
     return [*found, *_within(feature, probing)] or [made_up(feature)]

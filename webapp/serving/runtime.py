@@ -15,6 +15,7 @@ from webapp.errors import Refusal, Unavailable
 from webapp.serving.cache import PredictionCache
 from webapp.serving.loaded import LoadedVersion
 from webapp.serving.loading import Loader
+from webapp.serving.verdicts import Verdicts
 
 # Versions that are asked for by number, beside the active ones and those before them, which always stay. The one that
 # was asked for last stays whatever it takes.
@@ -41,7 +42,7 @@ def _reason(error: Exception) -> str:
 class Runtime:
     """Predictions of one process. Reading is free of locks; loading happens beside the traffic."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that loading needs
         self,
         store: ArtifactStore,
         secret: bytes,
@@ -49,14 +50,15 @@ class Runtime:
         turn: Callable[[], AbstractContextManager[None]] = nullcontext,
         most_extra_bytes: int = MOST_EXTRA_BYTES,
         cache: PredictionCache | None = None,
+        verdicts: Verdicts | None = None,
     ) -> None:
         """`secret` checks the seals of versions; `on_load` is told of each version that was loaded.
 
         Loads are done in `turn`, which the processes of a host share. `most_extra_bytes` is what the versions may take
         that are neither active nor were before. Without a `cache` the process has no callers who come at once: they
-        share nothing.
+        share nothing. `verdicts` are what the processes of a host have proven.
         """
-        self._loader = Loader(store, secret, cache)
+        self._loader = Loader(store, secret, cache, verdicts)
         self._on_load = on_load
         self._turn = turn
         self._most_extra_bytes = most_extra_bytes

@@ -46,6 +46,11 @@ class Desk:
     database: Database
     artifacts: ArtifactStore
 
+    @property
+    def shares_files(self) -> bool:
+        """Whether replicas have one store of files, so that what one receives another may inspect."""
+        return self.settings.artifact_store is not None
+
     def scratch(self) -> Path:
         """Where an inspection keeps files that live as long as it does."""
         self.settings.quarantine_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ class Desk:
         return Runtime(self.artifacts, self.settings.derive("versions")).prepare(version)
 
     def folder(self, upload_id: str) -> Path:
-        """Where the files of an upload wait."""
+        """Where the files of an upload are received, and wait where no store is shared."""
         return self.settings.quarantine_dir / upload_id
 
 

@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from webapp import fleet, registry
-from webapp.artifacts import INCOMING
-from webapp.uploads import Desk
+from webapp.storage import INCOMING, Folder
+from webapp.uploads import Desk, quarantine
 from webapp.uploads.waiting import under_way
 
 # What no row names after so long belongs to nobody.
@@ -26,8 +26,11 @@ def sweep(desk: Desk) -> list[str]:
         fleet.forget(session)
     with desk.database.reading() as session:
         kept = {pending.id for pending in under_way(session)} | registry.every_artifact(session)
-    store = desk.settings.artifact_store
-    found = [*desk.settings.quarantine_dir.glob("*"), *store.glob(f"{INCOMING}*"), *store.glob("??/*")]
+    here, storage = desk.settings.artifacts_dir, desk.artifacts.storage
+    found = [*desk.settings.quarantine_dir.glob("*"), *here.glob(f"{INCOMING}*"), *here.glob("??/*")]
+    if isinstance(storage, Folder) and storage.path != here:
+        # What others may know of that share this folder stays; what was never whole belongs to nobody.
+        found += storage.path.glob(f"{INCOMING}*")
     left = [path for path in found if path.name not in kept and _is_old(path)]
     for path in left:
         if path.is_dir():
@@ -35,7 +38,7 @@ def sweep(desk: Desk) -> list[str]:
         else:
             with suppress(OSError):
                 path.unlink()
-    return [path.name for path in left]
+    return [path.name for path in left] + quarantine.sweep(desk, kept, LEFT_BEHIND)
 
 
 def _is_old(path: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import audit, faults, intake, registry
+from webapp import audit, faults, intake, registry, storage
 from webapp.audit import Actor
 from webapp.db import Base, Moment, now
 from webapp.errors import Invalid, NotFound, Refusal, Unavailable
 from webapp.intake import Upload
-from webapp.uploads import Desk, Wish, activate, store
+from webapp.uploads import Desk, Wish, activate, quarantine, store
 
 STAGES = ("waiting", *intake.STAGES, "storing")
 # The files that an upload can have, each kept under the name of its part.
@@ -29,6 +30,8 @@ RESERVE_BYTES = 256 * 1024 * 1024
 MIB = 1024 * 1024
 # A file that ends its worker each time must not do so for ever.
 MOST_ATTEMPTS = 3
+# Why an attempt ended that tells nothing about the file.
+PASSING = storage.AWAY | {"disk_full"}
 
 
 class PendingUpload(Base):
@@ -99,12 +102,14 @@ def receive(desk: Desk, actor: Actor, wish: Wish, save: Mapping[str, tuple[str, 
         faults.point("upload.saved")
         names = {part: name for part, (name, _) in save.items()}
         weight = sum((folder / part).stat().st_size for part in save)
+        # Before the row: a row never names files that are not there.
+        quarantine.hand_over(desk, upload_id)
         with desk.database.transaction() as session:
             # Once more: others may have come while the files were sent.
             _check_quota(desk, session, weight)
             session.add(_pending(upload_id, actor, wish, names, weight))
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        quarantine.discard(desk, upload_id)
         raise
     return upload_id
 
@@ -180,8 +185,10 @@ def work(desk: Desk, pending: PendingUpload) -> None:
         number = pending.version or _stored_of(desk, actor, pending)
         if pending.activate:
             _, not_activated = activate(desk, actor, pending.model, number)
-    except Unavailable:
+    except Unavailable as unavailable:
         # Not the file's fault: the lease runs out, and another attempt is made.
+        if unavailable.code in PASSING:
+            _uncount(desk, pending)
         raise
     except Refusal as refused:
         refusal = {"code": refused.code, "detail": refused.detail, "findings": [], **refused.more}
@@ -191,7 +198,7 @@ def work(desk: Desk, pending: PendingUpload) -> None:
         if refusal:
             audit.record(session, actor, "models.upload_refused", pending.model, code=refusal["code"])
     faults.point("upload.ended")
-    shutil.rmtree(desk.folder(pending.id), ignore_errors=True)
+    quarantine.discard(desk, pending.id)
 
 
 def _stored_of(desk: Desk, actor: Actor, pending: PendingUpload) -> int:
@@ -206,7 +213,8 @@ def _stored_of(desk: Desk, actor: Actor, pending: PendingUpload) -> int:
 
     _check_attempts(pending)
     wish = Wish(pending.model, pending.label, pending.target, keep_reference=pending.keep_reference, over_http=True)
-    described, _ = store(desk, actor, wish, _files(desk, pending), on_stage=note, on_version=note_version)
+    with quarantine.files(desk, pending.id, pending.bytes) as folder:
+        described, _ = store(desk, actor, wish, _files(folder, pending), on_stage=note, on_version=note_version)
     number: int = described["version"]
     return number
 
@@ -225,8 +233,13 @@ def _check_attempts(pending: PendingUpload) -> None:
         raise Invalid("model_trial_failed", detail)
 
 
-def _files(desk: Desk, pending: PendingUpload) -> Upload:
-    folder = desk.folder(pending.id)
+def _uncount(desk: Desk, pending: PendingUpload) -> None:
+    """Take back an attempt that ended because of what passes: it must not use up those that the file has."""
+    with suppress(Unavailable), desk.database.transaction() as session:
+        _held(session, pending).attempts -= 1
+
+
+def _files(folder: Path, pending: PendingUpload) -> Upload:
     paths = {part: folder / part for part in pending.names}
     if missing := [pending.names[part] for part, path in paths.items() if not path.exists()]:
         raise Invalid(

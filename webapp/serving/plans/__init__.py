@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from webapp.signature import Row, Signature
@@ -30,7 +30,7 @@ class Plan:
     name: str
     ask: Callable[[Sequence[Row]], tuple[Any, Any]]
     # By the feature's place in a row: numbers at which the answer may jump, for a proof to ask about.
-    edges: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    edges: Callable[[], Mapping[int, Sequence[float]]] = dict
     # Whether it asks the estimator itself: then callers gain by being answered together, where other plans are done
     # before anybody could come, and few rows show that it is asked rightly.
     is_itself: bool = False

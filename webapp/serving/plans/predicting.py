@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from webapp.serving.plans.steps import Matrix
@@ -15,7 +15,7 @@ class Predicting:
 
     name: str
     answer: Callable[[Matrix], tuple[Any, Any]]
-    # By column: the numbers at which trees part.
-    thresholds: Mapping[int, Matrix] = field(default_factory=dict)
+    # By column: the numbers at which trees part. Only a proof asks for them.
+    thresholds: Callable[[], Mapping[int, Matrix]] = dict
     # Whether it is the estimator itself that is asked.
     is_itself: bool = False

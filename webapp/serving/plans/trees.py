@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -87,28 +88,29 @@ def _joined(trees: Sequence[Matrix], leaves: Sequence[Matrix], width: int, layou
 
     `leaves` says of each tree which of its nodes are leaves.
     """
-    signposts = np.zeros(len(trees) - 1, dtype=trees[0].dtype)
-    starts = (len(signposts) + np.cumsum([0, *map(len, trees[:-1])])).tolist()
-    free = iter(range(len(signposts)))
+    posts = len(trees) - 1
+    starts = (posts + np.cumsum([0, *map(len, trees)])).tolist()
+    # Filled piece by piece: others wait for the interpreter while it copies.
+    joined = np.zeros(starts[-1], dtype=trees[0].dtype)
+    free = iter(range(posts))
 
     def post(first: int, end: int) -> int:
         if end - first == 1:
             return int(starts[first])
         place, middle = next(free), (first + end) // 2
         left, right = post(first, middle), post(middle, end)
-        node = signposts[place : place + 1]
+        node = joined[place : place + 1]
         node[layout.left], node[layout.right] = left, right
         node[layout.feature], node[layout.threshold] = width, middle - 0.5
         return place
 
     post(0, len(trees))
-    moved = []
-    for tree, is_leaf, start in zip(trees, leaves, starts, strict=True):
-        nodes = tree.copy()
+    for tree, is_leaf, start in zip(trees, leaves, starts[:-1], strict=True):
+        nodes = joined[start : start + len(tree)]
+        nodes[:] = tree
         for side in (layout.left, layout.right):
             nodes[side][~is_leaf] += start
-        moved.append(nodes)
-    return np.concatenate([signposts, *moved])
+    return joined
 
 
 def _copies(matrix: Matrix, numbers: Matrix) -> Matrix:
@@ -181,6 +183,11 @@ def _thresholds(trees: Sequence[Tree]) -> Mapping[int, Matrix]:
     )
 
 
+def _histogram_thresholds(predictors: Sequence[Any]) -> Mapping[int, Matrix]:
+    inner = np.concatenate([each.nodes[each.nodes["is_leaf"] == 0] for each in predictors])
+    return _by_travel(inner["feature_idx"], inner["num_threshold"], inner["count"])
+
+
 def _by_travel(features: Matrix, thresholds: Matrix, rows: Matrix) -> Mapping[int, Matrix]:
     """Give each feature's thresholds, those first that the most rows came by in training."""
     order = np.argsort(-rows.astype(np.int64), kind="stable")
@@ -199,7 +206,7 @@ def _single(estimator: Any, numbers: Numbers, _asked: bool) -> Predicting:  # no
     def answer(matrix: Matrix) -> tuple[Any, Any]:
         return finish(tree.predict(_single_precision(matrix, missing)))
 
-    return Predicting("a tree", answer, _thresholds([tree]))
+    return Predicting("a tree", answer, partial(_thresholds, [tree]))
 
 
 def _forest(estimator: Any, numbers: Numbers, _asked: bool) -> Predicting:  # noqa: ANN401, FBT001 - any forest
@@ -222,7 +229,7 @@ def _forest(estimator: Any, numbers: Numbers, _asked: bool) -> Predicting:  # no
         total /= count
         return finish(total)
 
-    return Predicting(f"{count} tree{'' if count == 1 else 's'}", answer, _thresholds(trees))
+    return Predicting(f"{count} tree{'' if count == 1 else 's'}", answer, partial(_thresholds, trees))
 
 
 def _boosted(estimator: Any, numbers: Numbers, asked: bool) -> Predicting:  # noqa: ANN401, FBT001 - any boosting
@@ -242,7 +249,7 @@ def _boosted(estimator: Any, numbers: Numbers, asked: bool) -> Predicting:  # no
     def answer(matrix: Matrix) -> tuple[Any, Any]:
         return finish(ask(_single_precision(matrix, missing=False)))
 
-    return Predicting(f"{len(trees)} boosted trees", answer, _thresholds(trees))
+    return Predicting(f"{len(trees)} boosted trees", answer, partial(_thresholds, trees))
 
 
 def _start(estimator: Any, width: int) -> Matrix:  # noqa: ANN401 - any boosting
@@ -297,8 +304,7 @@ def _histograms(estimator: Any, numbers: Numbers, asked: bool) -> Predicting:  #
             raise Unplanned
         return finish(ask(matrix))
 
-    inner = np.concatenate([each.nodes[each.nodes["is_leaf"] == 0] for each in predictors])
-    thresholds = _by_travel(inner["feature_idx"], inner["num_threshold"], inner["count"])
+    thresholds = partial(_histogram_thresholds, predictors)
     return Predicting(f"{len(predictors)} boosted trees over histograms", answer, thresholds)
 
 

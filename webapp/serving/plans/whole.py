@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def compiled(estimator: Any, signature: Signature) -> Plan:  # noqa: ANN401 - an
         return answer(read(rows))
 
     behind = f" behind {len(before)} step{'s' if len(before) > 1 else ''}" if before else ""
-    return Plan(predicting.name + behind, ask, _edges(numbers, predicting.thresholds), predicting.is_itself)
+    return Plan(predicting.name + behind, ask, lambda: _edges(numbers, predicting.thresholds()), predicting.is_itself)
 
 
 def _predicting(estimator: Any, numbers: Numbers, asked: bool) -> Predicting:  # noqa: ANN401, FBT001 - any estimator
@@ -66,7 +67,7 @@ def _edges(numbers: Numbers, thresholds: Mapping[int, Matrix]) -> dict[int, list
         if (origin := numbers.origins[column]) is None:
             continue
         # Where trees ask whether a value is missing, the threshold is infinite.
-        some = np.array(list(dict.fromkeys(known[np.isfinite(known)].tolist()))[:each])
+        some = np.array(list(islice(_different(known[np.isfinite(known)]), each)))
         nearest = some.astype(np.float32)
         below = np.where(nearest <= some, nearest, np.nextafter(nearest, np.float32(-np.inf)))
         above = np.nextafter(below, np.float32(np.inf)).astype(np.float64)
@@ -75,3 +76,12 @@ def _edges(numbers: Numbers, thresholds: Mapping[int, Matrix]) -> dict[int, list
         raw = np.column_stack(around).ravel() * origin.scale + origin.offset
         found.setdefault(origin.position, []).extend(raw[np.isfinite(raw)].tolist())
     return found
+
+
+def _different(numbers: Matrix) -> Iterator[float]:
+    """Give numbers in their order, none of them twice."""
+    seen = set()
+    for number in numbers:
+        if number not in seen:
+            seen.add(number)
+            yield float(number)

@@ -1,0 +1,31 @@
+"""`modelport worker`: what runs off the request path."""
+
+from __future__ import annotations
+
+import warnings
+
+import click
+
+from webapp import logs, metrics, supervisor, worker
+from webapp.app import make_parts
+from webapp.cli import Command, Console, pass_console
+
+
+@click.command("worker", cls=Command)
+@pass_console
+def work(console: Console) -> None:
+    """Work on batch jobs until Ctrl-C or SIGTERM."""
+    supervisor.die_with_parent()
+    logs.set_up(console.settings.log_level)
+    console.database.engine.dispose()
+    metrics.enter("worker")
+    warnings.simplefilter("ignore")
+    parts = make_parts(console.settings)
+    parts.spool.start()
+    parts.follower.start(slot=None)
+    try:
+        loops = (each(parts, console.settings.replica) for each in (worker.Inspector, worker.Recomputer))
+        worker.run(worker.Worker(parts, console.settings.replica), *loops)
+    finally:
+        parts.follower.stop()
+        parts.spool.stop()
