@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from scripts.cluster import Nginx, Trouble, require
+from scripts.cluster.nginx import Nginx
+from scripts.cluster.part import Trouble, require
 from tests.conftest import eventually
 
 ANSWER = b'{"answered":true}'

@@ -235,11 +235,6 @@ def test_compose_has_three_replicas_each_with_a_name_and_a_volume_of_its_own(com
     volumes = [volume for mount in mounts for volume, place in mount.items() if place == "/data"]
     assert len(set(volumes)) == 3
     assert set(volumes) < set(compose["volumes"])
-    # The workers' log is drained by the process beside it.
-    worker, writer = compose["services"]["worker"], compose["services"]["log-writer"]
-    assert worker["hostname"] == writer["hostname"]
-    assert set(writer["volumes"]) < set(worker["volumes"])
-    assert "log-writer" in worker["depends_on"]
 
 
 def test_nginx_asks_the_replicas_that_compose_has_on_the_port_of_the_image(compose: dict[str, Any]) -> None:
@@ -436,8 +431,6 @@ def test_what_a_replica_has_not_logged_stays_on_its_volume_when_it_goes() -> Non
     # A worker's volume is taken over by the next one, under the same name.
     assert one("Deployment", "modelport-worker")["spec"]["strategy"] == {"type": "Recreate"}
     assert pods()["modelport-worker"]["hostname"] == "modelport-worker"
-    assert [each["name"] for each in pods()["modelport-worker"]["initContainers"]] == ["log-writer"]
-    assert pods()["modelport-worker"]["initContainers"][0]["restartPolicy"] == "Always"
     # One that nobody takes over is drained under the name of the replica that left it.
     drain = pods()["modelport-drain-2"]
     claims = [volume["persistentVolumeClaim"]["claimName"] for volume in drain["volumes"] if volume["name"] == "data"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -490,6 +491,26 @@ def logged(parts: Parts) -> list[Prediction]:
 
 
 def test_without_jobs_there_is_nothing_to_do(worker: Worker) -> None:
+    assert not worker.work_once()
+
+
+def test_what_a_killed_worker_of_the_same_host_held_is_free_at_once(worker: Worker, parts: Parts) -> None:
+    job_id = send(parts)
+    # No process has this id: it is more than there can be.
+    assert claim(parts.database, f"this-host/{2**23}") is not None
+    assert not worker.work_once()
+    worker.beat()
+    assert worker.work_once()
+    assert progress(parts.database, job_id).status == "completed"
+
+
+@pytest.mark.parametrize(
+    "owner", [f"other-host/{2**23}", f"this-host/{os.getpid()}"], ids=["of another host", "that lives"]
+)
+def test_what_others_hold_is_left_to_them(owner: str, worker: Worker, parts: Parts) -> None:
+    send(parts)
+    assert claim(parts.database, owner) is not None
+    worker.beat()
     assert not worker.work_once()
 
 

@@ -521,6 +521,27 @@ def test_a_damaged_line_is_passed_over_and_the_rest_is_inserted(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [{"version": None}, {"model": "\ud800"}, {"at": "yesterday"}],
+    ids=["a value is missing", "no text", "no moment"],
+)
+def test_what_the_database_will_never_take_is_set_aside_and_the_rest_is_inserted(
+    folder: Path, writer: LogWriter, database: Database, refused: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    text = json.dumps({**record("x"), **refused}).encode()
+    line = b"%08x %b\n" % (zlib.crc32(b" " + text), b" " + text)
+    lines = [spool.encode(record(number)) for number in range(7)]
+    segment_of(folder, b"".join([*lines[:3], line, *lines[3:]]))
+    writer.drain()
+    assert ids(database) == [f"r-{number}" for number in range(7)]
+    assert "log.refused_line" in caplog.messages
+    (kept,) = folder.iterdir()
+    assert kept.read_bytes() == line
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert writer.drain() == 0
+
+
 def test_a_segment_that_vanishes_is_no_error(folder: Path, writer: LogWriter) -> None:
     segment = segment_of(folder, spool.encode(record(0)))
     segment.unlink()

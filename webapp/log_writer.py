@@ -27,6 +27,9 @@ RETRY_SECONDS = 1.0
 LAST_SECONDS = 25.0
 PIECE_RECORDS = 2000
 BEAT_SECONDS = 10.0
+# What a database says of a value that it will not take later either; what it says of itself is none of these.
+REFUSED = (sqlalchemy.exc.DataError, sqlalchemy.exc.IntegrityError, UnicodeError, LookupError, TypeError)
+REFUSED_NAME = "refused.lines"
 
 
 class LogWriter:
@@ -104,14 +107,25 @@ class LogWriter:
         lines = spool.lines_from(path, offset)
         inserted = 0
         while taken := list(islice(lines, PIECE_RECORDS)):
-            offset = taken[-1][1]
-            inserted += self._insert(path, [line for line, _ in taken], offset)
-            places[path.name] = offset
+            inserted += self._insert(path, taken)
+            places[path.name] = offset = taken[-1][1]
         if complete:
             self._finish(path, offset)
         return inserted
 
-    def _insert(self, path: Path, lines: list[bytes], offset: int) -> int:
+    def _insert(self, path: Path, taken: list[tuple[bytes, int]]) -> int:
+        """Insert these lines, each with the offset behind it; give how many are predictions."""
+        try:
+            return self._insert_at_once(path, [line for line, _ in taken], taken[-1][1])
+        except REFUSED as error:
+            if len(taken) > 1:
+                half = len(taken) // 2
+                return self._insert(path, taken[:half]) + self._insert(path, taken[half:])
+            ((line, offset),) = taken
+            self._set_aside(path, line, error)
+            return self._insert_at_once(path, [], offset)
+
+    def _insert_at_once(self, path: Path, lines: list[bytes], offset: int) -> int:
         decoded = [spool.decode(line) for line in lines]
         records = [record for record in decoded if record is not None]
         if len(records) < len(lines):
@@ -119,6 +133,15 @@ class LogWriter:
         with self._database.transaction() as session:
             log.insert(session, log.Piece(self._host, path.name, records, offset))
         return len(records)
+
+    def _set_aside(self, path: Path, line: bytes, error: Exception) -> None:
+        """Keep what the database will never take where somebody can look at it: the others need not wait behind it."""
+        refused = self._folder / REFUSED_NAME
+        refused.touch(mode=0o600)
+        with refused.open("ab") as file:
+            file.write(line + b"\n")
+        kind = type(error).__name__
+        LOG.error("log.refused_line", extra={"segment": path.name, "kept": str(refused), "reason": kind})
 
     def _finish(self, path: Path, offset: int) -> None:
         # The file goes first: a place without a file is forgotten at the next pass, a file without its place

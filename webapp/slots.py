@@ -8,6 +8,11 @@ import os
 from pathlib import Path
 
 
+def hold(path: Path) -> None:
+    """Wait until no other process holds this file; hold it as long as this process lives."""
+    fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
+
+
 class Slot:
     """A number held by this process as long as it lives: the kernel gives the lock back when it dies."""
 

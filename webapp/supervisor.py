@@ -1,4 +1,4 @@
-"""`modelport serve`: keeps this host's processes running, and stops them in an order that loses nothing."""
+"""Keeps this host's processes running, and stops them in an order that loses nothing."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ SUPERVISOR = "SUPERVISED_BY"
 
 # Native libraries would each start a thread per core in every worker, and all wait for one another.
 ONE_NATIVE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def is_supervised() -> bool:
+    """Whether a supervisor started this process."""
+    return SUPERVISOR in os.environ
 
 
 def die_with_parent() -> None:
@@ -112,17 +117,17 @@ class Child:
         return True
 
 
-def _children(settings: Settings, *, with_worker: bool) -> list[Child]:
-    """Give the processes in the order of starting. The first is the log writer, which ends last."""
-    modelport = [sys.executable, "-m", "webapp.cli"]
-    environment = {**ONE_NATIVE_THREAD, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
-    children = [Child("log-writer", [*modelport, "log-writer"])]
-    if with_worker:
-        children.append(
-            Child("worker", [*modelport, "worker"], environment=environment, essential=False, after_web=True)
-        )
+def _log_writer() -> Child:
+    return Child("log-writer", [sys.executable, "-m", "webapp.cli", "log-writer"])
+
+
+def _worker() -> Child:
+    return Child("worker", [sys.executable, "-m", "webapp.cli", "worker"], environment=ONE_NATIVE_THREAD)
+
+
+def _web() -> Child:
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:webapp.server"]
-    return [*children, Child("web", gunicorn, environment=environment)]
+    return Child("web", gunicorn, environment=ONE_NATIVE_THREAD)
 
 
 def _lock(settings: Settings) -> int:
@@ -165,23 +170,41 @@ def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]
     # Counters begin anew with the host's processes; within their life, files stay with their slots.
     shutil.rmtree(settings.run_dir / "metrics", ignore_errors=True)
     (settings.run_dir / "metrics").mkdir(mode=0o700, exist_ok=True)
+    web, worker, stop, answers = _web(), _worker(), _asked_to_stop(), threading.Event()
+    for child in (web, worker):
+        child.environment = {**child.environment, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
+    worker.essential, worker.after_web = False, True
+    threading.Thread(target=_announce, args=(settings.bind, stop, answers, on_ready), daemon=True).start()
+    try:
+        _keep([web, worker] if with_worker else [web], stop, answers)
+    finally:
+        os.close(lock)
+
+
+def work() -> None:
+    """Run the worker without a web until SIGTERM or SIGINT."""
+    _keep([_worker()], _asked_to_stop(), threading.Event())
+
+
+def _asked_to_stop() -> threading.Event:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    answers = threading.Event()
-    children = _children(settings, with_worker=with_worker)
+    return stop
+
+
+def _keep(children: list[Child], stop: threading.Event, answers: threading.Event) -> None:
+    """Keep them and the log writer running; end that last: what the others have answered is in the spool then."""
+    log_writer = _log_writer()
     try:
-        for child in children:
+        for child in (log_writer, *children):
             if not child.after_web:
                 child.start()
-        threading.Thread(target=_announce, args=(settings.bind, stop, answers, on_ready), daemon=True).start()
-        _watch(children, stop, answers)
+        _watch([log_writer, *children], stop, answers)
     finally:
-        _end(children[1:])
-        # What the others have answered is in the spool now, and drained before this one ends.
-        _end(children[:1])
+        _end(children)
+        _end([log_writer])
         LOG.info("serve.stopped")
-        os.close(lock)
 
 
 def _end(children: list[Child]) -> None:

@@ -19,7 +19,7 @@ from typing import cast
 
 import sqlalchemy.exc
 
-from webapp import faults, fleet, jobs
+from webapp import faults, fleet, jobs, leases
 from webapp.batches import Form, backends, receiving, results_name, rows_name
 from webapp.batches.backends import NotComputed
 from webapp.batches.computing import Computed, Task
@@ -180,11 +180,20 @@ class Worker(Loop):
 
     def beat(self) -> None:
         """Say now and then that this process lives, and remove what belongs to no batch."""
+        if self._beat == -math.inf:
+            self._succeed()
         super().beat()
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             if left := receiving.sweep(self._parts.database, self._storage):
                 LOG.info("worker.swept_batches", extra={"files": left})
+
+    def _succeed(self) -> None:
+        """Take over from a process of this host that was killed; its attempts count."""
+        with self._parts.database.transaction() as session:
+            freed = leases.free(session, Chunk, self._host) + leases.free(session, waiting.PendingUpload, self._host)
+        if freed:
+            LOG.info("worker.succeeded", extra={"freed": freed})
 
     def work_once(self) -> bool:
         """Bring one chunk to its end; tells whether there was one."""

@@ -18,7 +18,7 @@ import pytest
 import requests
 from redis import Redis
 
-from scripts.cluster import Replica
+from scripts.cluster.replicas import Replica
 from tests.conftest import eventually
 from tests.functional.replicas import KEPT_SECONDS, SHORT, Machines, Noting, events, gunicorn, machines
 from tests.functional.switching import MODEL, large, small

@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 import requests
 
-from scripts.cluster import Replica
+from scripts.cluster.replicas import Replica
 from tests.conftest import eventually
 from tests.functional.replicas import KEPT_SECONDS, SHORT, Machines, Noting, events, machines
 from tests.functional.switching import MODEL, small
@@ -104,6 +104,23 @@ def test_a_limit_is_one_for_all_replicas_and_every_answer_tells_it(cluster: Mach
         if each.status_code == 429:
             check_problem(each, 429, "rate_limited")
             assert int(each.headers["Retry-After"]) > 0
+
+
+def test_a_batch_is_computed_and_logged_by_the_worker_and_fetched_from_any_replica(cluster: Machines) -> None:
+    _, key = cluster.make_key(scopes=("predict", "batch"), rate_limit="100000/minute")
+    accepted = cluster.post(f"{PREDICT}/batch", {"instances": [{"x": row} for row in range(50)]}, key)
+    assert accepted.status_code == 202, accepted.text
+    job, headers = accepted.json()["job_id"], {"X-API-Key": key}
+    cluster.work()
+    try:
+        for replica in cluster.replicas:
+            url = f"{replica.url}/predict/batch/{job}"
+            eventually(lambda url=url: requests.get(url, headers=headers, timeout=60).json()["status"] == "completed")
+            assert requests.get(f"{url}/results", headers=headers, timeout=60).text.count("\n") == 50
+    finally:
+        cluster.worker.stop()
+    # What it has left in its spool is in the database when it has stopped.
+    assert list(cluster.logged().values()).count(job) == 50
 
 
 def test_refusals_of_nginx_and_of_a_replica_have_one_form(cluster: Machines) -> None:

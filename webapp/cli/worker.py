@@ -14,10 +14,13 @@ from webapp.cli import Command, Console, pass_console
 @click.command("worker", cls=Command)
 @pass_console
 def work(console: Console) -> None:
-    """Work on batch jobs until Ctrl-C or SIGTERM."""
-    supervisor.die_with_parent()
+    """Work on batches and uploads until Ctrl-C or SIGTERM, and move what that logs into the database."""
     logs.set_up(console.settings.log_level)
     console.database.engine.dispose()
+    if not supervisor.is_supervised():
+        supervisor.work()
+        return
+    supervisor.die_with_parent()
     metrics.enter("worker")
     warnings.simplefilter("ignore")
     parts = make_parts(console.settings)
