@@ -24,12 +24,12 @@ from webapp.serving.runtime import Runtime
 
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.05
-POLL_SECONDS = 1.0
+POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 5.0
 CATCH_UP_SECONDS = 2.0
 # What could not be loaded may be loadable a little later.
 RETRY_LOAD_SECONDS = 10.0
-# The database is polled every second; after so many without an answer it counts as away.
+# The database is asked twice a second; after so many without an answer it counts as away.
 DATABASE_AWAY_SECONDS = 5.0
 
 

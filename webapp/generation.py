@@ -1,7 +1,7 @@
 """The generation: one number that grows with every committed change that web workers must follow.
 
 The number lives in the database, in the same transaction as the change. A file beside it only wakes the
-workers of this host at once; a worker that misses it, or lives on another host, sees the number a second later.
+workers of this host at once; a worker that misses it, or lives on another host, sees the number half a second later.
 """
 
 from __future__ import annotations
