@@ -483,7 +483,6 @@ DEADLY = {
     "child far outside": X,
     "child that is its own parent": X,
     "negative feature": X,
-    "booster with more columns": X,
     "histogram child outside": X,
     "histogram feature too large": X,
     "point outside": X,
