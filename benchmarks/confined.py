@@ -26,6 +26,7 @@ from benchmarks.installation import Installation, installed
 from benchmarks.load import Asked
 from benchmarks.models import Case
 from benchmarks.others import Other
+from scripts.processes import free_port
 
 CONTROL = Path("/sys/fs/cgroup")
 MIB = 1024**2
@@ -125,7 +126,7 @@ def _entry_kib(file: Path) -> int:
 
 def measure(made: Installation, case: Case, key: str, *, workers: int, alone: bool, seconds: int) -> None:
     """Serve, ask, switch to another version under load, and print what was found."""
-    port = servers.free_port()
+    port = free_port()
     options = ["--no-worker"] if alone else []
     serve = [sys.executable, "-m", "webapp.cli", "serve", "--bind", f"127.0.0.1:{port}", *options]
     environment = made.environment(WORKERS=str(workers))

@@ -15,6 +15,7 @@ from pathlib import Path
 from benchmarks import servers
 from benchmarks.models import Case
 from benchmarks.servers import Server
+from scripts.processes import free_port
 
 # Counted for every request and never reached.
 RATE_LIMIT = "4000000000/minute"
@@ -69,7 +70,7 @@ class Installation:
     @contextmanager
     def serving(self, *, name: str = "modelport", workers: int = 2, **settings: str) -> Iterator[Server]:
         """Run `modelport serve` as people do, all of it on."""
-        port = servers.free_port()
+        port = free_port()
         command = [sys.executable, "-m", "webapp.cli", "serve", "--bind", f"127.0.0.1:{port}"]
         environment = self.environment(WORKERS=str(workers), **settings)
         with servers.running(name, command, port, "/readyz", environment=environment, folder=self.folder) as server:

@@ -22,6 +22,7 @@ import sklearn
 from benchmarks import servers
 from benchmarks.models import Case
 from benchmarks.servers import Server
+from scripts.processes import free_port
 
 HERE = Path(__file__).parent
 ENVIRONMENTS = Path(os.environ.get("BENCH_ENVS", Path.home() / ".cache" / "modelport-bench"))
@@ -70,7 +71,7 @@ def bare(name: str) -> Other:
 
     @contextmanager
     def run(folder: Path, _case: Case) -> Iterator[Server]:
-        port = servers.free_port()
+        port = free_port()
         options = [f"--workers={WORKERS}", f"--threads={THREADS}", "--worker-class=gthread", "--keep-alive=75"]
         options += ["--worker-tmp-dir=/dev/shm"] if os.access("/dev/shm", os.W_OK) else []  # noqa: S108 - as Modelport
         command = [sys.executable, "-m", "gunicorn", *options, f"--bind=127.0.0.1:{port}", f"benchmarks.bare:{name}"]
@@ -88,7 +89,7 @@ FUNCTION, ROUTE = bare("function"), bare("route")
 
 @contextmanager
 def _guide(folder: Path, case: Case) -> Iterator[Server]:
-    port = servers.free_port()
+    port = free_port()
     commands = environment("guide", "fastapi", "uvicorn[standard]", "joblib", "pandas", *SAME)
     command = [str(commands / "uvicorn"), "guide:app", f"--port={port}", f"--workers={WORKERS}", "--no-access-log"]
     there = _variables(case, folder, port)
@@ -105,7 +106,7 @@ GUIDE = Other("the guide's application", _guide)
 
 @contextmanager
 def _litserve(folder: Path, case: Case) -> Iterator[Server]:
-    port = servers.free_port()
+    port = free_port()
     commands = environment("litserve", "litserve", "joblib", "pandas", *SAME)
     command = [str(commands / "python"), str(HERE / "peers" / "lit.py")]
     there = _variables(case, folder, port)
@@ -115,7 +116,7 @@ def _litserve(folder: Path, case: Case) -> Iterator[Server]:
 
 @contextmanager
 def _mlserver(folder: Path, case: Case) -> Iterator[Server]:
-    port, grpc_port, metrics_port = (servers.free_port() for _ in range(3))
+    port, grpc_port, metrics_port = (free_port() for _ in range(3))
     # Later versions of uvloop give its worker processes no event loop.
     commands = environment("mlserver", "mlserver", "mlserver-sklearn", "uvloop<0.22", "joblib", "pandas", *SAME)
     inside = folder / "mlserver"
@@ -147,7 +148,7 @@ def _tensor(case: Case, instance: Instance) -> Any:  # noqa: ANN401 - a JSON doc
 
 @contextmanager
 def _bentoml(folder: Path, case: Case) -> Iterator[Server]:
-    port = servers.free_port()
+    port = free_port()
     commands = environment("bentoml", "bentoml", "joblib", "pandas", *SAME)
     options = ["--host=127.0.0.1", f"--port={port}", f"--working-dir={HERE / 'peers'}"]
     command = [str(commands / "bentoml"), "serve", "bento:Service", *options]
@@ -158,7 +159,7 @@ def _bentoml(folder: Path, case: Case) -> Iterator[Server]:
 
 @contextmanager
 def _mlflow(folder: Path, case: Case) -> Iterator[Server]:
-    port = servers.free_port()
+    port = free_port()
     commands = environment("mlflow", "mlflow", "joblib", "pandas", *SAME)
     there = _variables(case, folder, port)
     there |= {"BENCH_FLOW": str(folder / "flow" / case.name), "PATH": f"{commands}:{there['PATH']}"}

@@ -7,7 +7,7 @@ import sys
 
 from distributed import Client
 
-from tests.functional.server import free_port
+from scripts.processes import free_port
 
 START_SECONDS = 120
 

@@ -68,6 +68,8 @@ def make_migrated(data_dir: Path) -> None:
         cluster().create(_name(data_dir), template())
     else:
         shutil.copyfile(_migrated_file(), _file(data_dir))
+        # As the product makes it: what SQLite writes beside it takes its mode.
+        _file(data_dir).chmod(0o600)
 
 
 def drop(data_dir: Path) -> None:

@@ -6,17 +6,17 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from scripts.processes import descendants, free_port
 from tests.waiting import eventually
 
 PASSWORD = "kept-out-of-every-message"
@@ -48,7 +48,7 @@ class Server:
         order = ("--encoding=UTF8", "--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US")
         ways = ("--auth-local=trust", "--auth-host=scram-sha-256", "--username=postgres", "--no-sync")
         self._run("initdb", "--pgdata", str(self._folder / "data"), *order, *ways)
-        self.port = _free_port()
+        self.port = free_port()
         self.start()
         self.execute(f"CREATE ROLE modelport LOGIN CREATEDB PASSWORD '{PASSWORD}'")
 
@@ -110,14 +110,13 @@ class Server:
     @contextmanager
     def hanging(self) -> Iterator[None]:
         """Take connections and never answer: all of its processes are stopped."""
-        everyone = [self.process.pid, *_children(self.process.pid)]
-        for pid in everyone:
-            os.kill(pid, signal.SIGSTOP)
+        # Those that start others first; a process that serves one connection may end meanwhile.
+        everyone = sorted(descendants(self.process.pid))
+        _send(everyone, signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in everyone:
-                os.kill(pid, signal.SIGCONT)
+            _send(everyone, signal.SIGCONT)
 
     def stop(self) -> None:
         """End it at once, as a fault does."""
@@ -141,12 +140,7 @@ def _programs() -> Path:
     return program.parent
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _send(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)

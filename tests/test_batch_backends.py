@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import skops.io
 
+from scripts.processes import children
 from tests.conftest import eventually
 from tests.dask_cluster import Cluster
 from webapp import app, artifacts, jobs, registry
@@ -178,15 +179,9 @@ def test_a_process_that_is_killed_costs_an_attempt_and_no_row(
     with working(replace(installation, batch_backend="loky")) as parts:
         job_id = send(parts, people, 100_000)
         eventually(lambda: progress(parts, job_id)[0].done > 0, within_seconds=120)
-        os.kill(next(filter(_computes, _children())), signal.SIGKILL)
+        os.kill(next(filter(_computes, children(os.getpid()))), signal.SIGKILL)
         assert ended(parts, job_id) == (Progress("completed", 100_000, 100_000, 0, None), "")
         assert result_of(parts, job_id).count(b"\n") == 100_000
-
-
-def _children() -> list[int]:
-    """Give the processes that any thread of this one has started."""
-    found = [path.read_text().split() for path in Path("/proc/self/task").glob("*/children")]
-    return [int(pid) for pids in found for pid in pids]
 
 
 def _computes(pid: int) -> bool:

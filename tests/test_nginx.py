@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from scripts.cluster.nginx import CONFIGURATION, Nginx
-from scripts.cluster.part import free_port
+from scripts.processes import free_port
 from tests import nginx_server
 from tests.conftest import eventually
 from tests.nginx_server import Replica, hang_up, logged

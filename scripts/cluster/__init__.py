@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from scripts.cluster.nginx import Nginx
-from scripts.cluster.part import ADDRESS, PACKAGES, Part, free_port, kept, require
+from scripts.cluster.part import ADDRESS, PACKAGES, Part, kept, require
 from scripts.cluster.replicas import Replica, Worker
 from scripts.cluster.stores import PostgreSQL, RedisServer
+from scripts.processes import free_port
 
 REPLICAS = 3
 

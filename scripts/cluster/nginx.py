@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from scripts.cluster.part import ADDRESS, ROOT, Part, Trouble, free_port, program
+from scripts.cluster.part import ADDRESS, ROOT, Part, Trouble, program
+from scripts.processes import free_port
 
 CONFIGURATION = ROOT / "deploy" / "nginx"
 

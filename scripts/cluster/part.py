@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from scripts.processes import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 120.0
@@ -23,14 +24,6 @@ ADDRESS = "127.0.0.1"
 
 class Trouble(Exception):  # noqa: N818 - it names the fact
     """The cluster cannot be started, or a part of it ended; the sentence says what to do."""
-
-
-def free_port() -> int:
-    """Give a port of loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind((ADDRESS, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def program(name: str) -> Path | None:
@@ -47,15 +40,6 @@ def require(names: Iterable[str]) -> None:
     missing = [PACKAGES[name] for name in names if program(name) is None]
     if missing:
         raise Trouble(f"Missing: {', '.join(missing)}. On Debian: apt-get install {' '.join(missing)}")
-
-
-def descendants(pid: int) -> set[int]:
-    """Give the process ids of a process and all its children that live."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-    except (FileNotFoundError, ProcessLookupError):
-        return set()
-    return {pid}.union(*(descendants(int(child)) for child in children))
 
 
 def await_that(happens: Callable[[], bool], seconds: float, otherwise: str) -> None:

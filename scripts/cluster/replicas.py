@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.cluster.part import ADDRESS, ROOT, Part, Trouble, free_port
+from scripts.cluster.part import ADDRESS, ROOT, Part, Trouble
+from scripts.processes import free_port
 
 
 class Modelport(Part):

@@ -15,7 +15,8 @@ import psycopg
 from redis import Redis
 from redis.exceptions import RedisError
 
-from scripts.cluster.part import ADDRESS, Part, Trouble, free_port, kept, program
+from scripts.cluster.part import ADDRESS, Part, Trouble, kept, program
+from scripts.processes import free_port
 
 DATABASE = USER = "modelport"
 

@@ -15,10 +15,11 @@ import pandas as pd
 import pytest
 import requests
 
+from scripts.processes import descendants
 from tests.conftest import eventually
 from tests.dask_cluster import Cluster
 from tests.functional.conftest import new_server as new_server  # noqa: PLC0414 - a fixture of the functional tests
-from tests.functional.server import Server, descendants
+from tests.functional.server import Server
 from webapp.cli import demo
 
 ROWS = 1_000_000
@@ -99,7 +100,7 @@ class Batch:
 
 
 def serving(server: Server) -> Server:
-    server.cli("demo")
+    server.demo()
     return server.start()
 
 

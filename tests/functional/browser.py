@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from tests.functional.server import Server
 AXE = Path(__file__).parent.parent / "vendor" / "axe-core@4.14.1" / "axe.min.js"
 # What axe looks at: WCAG 2.2 AA and what else is good practice; or only what depends on colours.
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
-COLOURS = ("color-contrast", "link-in-text-block")
 # Says on the console what the page's policy forbade, whoever hears it there.
 REPORT_VIOLATIONS = """
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -95,11 +94,11 @@ class Console:
         return said
 
 
-def violations(page: Page, rules: Sequence[str] = RULES) -> list[str]:
+def violations(page: Page) -> list[str]:
     """Ask axe what stands in people's way on a page as it is now: a sentence for each element."""
     # What a test evaluates is not bound by the page's policy: the page that is asked is the one that people get.
     if not page.evaluate("Boolean(globalThis.axe)"):
         page.evaluate(AXE.read_text())
     ask = "(rules) => axe.run({runOnly: rules, resultTypes: ['violations']}).then((found) => found.violations)"
-    found = page.evaluate(ask, rules)
+    found = page.evaluate(ask, RULES)
     return [f"{rule['id']}: {rule['help']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]

@@ -14,7 +14,7 @@ from tests.functional.server import Server
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One running server with the demo model; a test brings its own keys and models."""
     made = Server(tmp_path_factory.mktemp("shared") / "data", rate_limit="1000000/minute", default_model="credit-risk")
-    made.cli("demo")
+    made.demo()
     made.start()
     yield made
     made.stop()

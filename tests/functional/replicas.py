@@ -15,8 +15,9 @@ from typing import Any
 import requests
 
 from scripts.cluster import Cluster
-from scripts.cluster.part import PACKAGES, descendants
+from scripts.cluster.part import PACKAGES
 from scripts.cluster.replicas import Replica
+from scripts.processes import descendants
 from tests.conftest import eventually
 from tests.functional.switching import MODEL, REGISTRY, TESTER, Stock, Traffic
 from tests.nginx_server import needed

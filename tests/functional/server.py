@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,32 +18,12 @@ from typing import Any
 
 import requests
 
+from scripts.processes import children, descendants, free_port
 from tests import databases
 from tests.conftest import eventually
 
 START_SECONDS = 120
 STOP_SECONDS = 60
-
-
-def free_port() -> int:
-    """Give a port of loopback that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def descendants(pid: int) -> set[int]:
-    """Give the process ids of a process and all its children."""
-    return {pid}.union(*(descendants(child) for child in _children(pid)))
-
-
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        # It ended since it was named.
-        return []
 
 
 def _lives(pid: int) -> bool:
@@ -70,9 +53,12 @@ class Server:
         self.environment = clean | databases.environment(data_dir) | given
         self.process: subprocess.Popen[bytes] | None = None
         self.log = data_dir.with_suffix(".log")
-        if "MODELPORT_DATABASE_URL" not in given:
-            databases.make(data_dir)
-        self.cli("db", "upgrade")
+        self._has_own_database = "MODELPORT_DATABASE_URL" in given
+        if self._has_own_database:
+            self.cli("db", "upgrade")
+        else:
+            data_dir.mkdir(mode=0o700)
+            databases.make_migrated(data_dir)
 
     def cli(self, *arguments: object) -> Any:
         """Run a command with --json; give its answer."""
@@ -83,6 +69,13 @@ class Server:
             raise Refused(done.returncode, answer, done.stderr)
         return answer
 
+    def demo(self) -> None:
+        """Bring the demo model: by command, or as a copy of what the command once made."""
+        if self._has_own_database or databases.ON_POSTGRESQL:
+            self.cli("demo")
+        else:
+            shutil.copytree(_demonstrated(), self.data_dir, dirs_exist_ok=True)
+
     def start(self) -> Server:
         """Start it and wait until it answers."""
         with self.log.open("ab") as log:
@@ -92,7 +85,7 @@ class Server:
         try:
             eventually(self._answers, within_seconds=START_SECONDS)
             # Beside the web and the log writer, the worker: it starts when the web answers.
-            eventually(lambda: self.process is None or len(_children(self.process.pid)) == 3)
+            eventually(lambda: self.process is None or len(children(self.process.pid)) == 3)
         except BaseException:
             self.stop()
             raise
@@ -152,3 +145,13 @@ class Server:
     def worker_pids(self) -> list[int]:
         """Give the process ids of the live web workers."""
         return [pid for (pid,) in self.rows("SELECT pid FROM web_workers ORDER BY slot")]
+
+
+@functools.cache
+def _demonstrated() -> Path:
+    """Give a data directory that has the demo model: training and inspecting it for each test would take minutes."""
+    folder = Path(tempfile.mkdtemp(prefix="demo-"))
+    atexit.register(shutil.rmtree, folder)
+    made = Server(folder / "data")
+    made.cli("demo")
+    return made.data_dir

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyotp
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.conftest import eventually
-from tests.functional.browser import COLOURS, RULES, Console, chromium, sign_in, violations, window
+from tests.functional.browser import Console, chromium, sign_in, violations, window
 from tests.functional.server import Server
 from tests.functional.stock import LONG_KEY, LONG_USER, MODEL, NUMBER, PASSWORD, TEXTS, Stocked, stocked_server
 from webapp import config
@@ -28,14 +28,11 @@ NO_PAGES = {
     "/admin/predictions/export/<any(csv, jsonl):form>": "a file",
 }
 HEIGHT, NARROWEST = 900, 320
-# Width, what the system prefers, what the person chose: both ways to come to either theme. Everything is looked at in
-# either theme and width; of the other two only what a theme can change, the colours.
-LOOKS = (
-    (1280, "light", None, RULES),
-    (1280, "dark", None, COLOURS),
-    (360, "light", "dark", RULES),
-    (360, "dark", "light", COLOURS),
-)
+# Width, what the system prefers, what the person chose. That the other way to a theme gives the same colours is looked
+# at by itself.
+Theme = Literal["light", "dark"]
+THEMES: tuple[tuple[Theme, Theme], ...] = (("light", "dark"), ("dark", "light"))
+LOOKS: tuple[tuple[int, Theme, Theme | None], ...] = ((1280, "light", None), (360, "light", "dark"))
 # What only a program can mean, and two sentences of ours that begin so.
 LEFT_OVER = re.compile(r"\bNone\b(?! active\b| was heard of yet\b)|\bUndefined\b|<bound method|object at 0x|\{\{|\{%")
 READ_TEXTS = """() => {
@@ -51,6 +48,14 @@ FIND_SIDEWAYS = """() => [...document.querySelectorAll("*")]
   .filter((each) => each === document.documentElement ? each.scrollWidth > innerWidth
     : each.scrollWidth > each.clientWidth && ["auto", "scroll"].includes(getComputedStyle(each).overflowX))
   .map((each) => each.cloneNode(false).outerHTML)"""
+CHOOSE = """(theme) => {
+  const {dataset} = document.documentElement;
+  if (theme) dataset.bsTheme = theme; else delete dataset.bsTheme;
+}"""
+READ_COLOURS = """() => [...document.querySelectorAll("body, body *")].map((each) => {
+  const {color, backgroundColor, borderTopColor, fill, boxShadow} = getComputedStyle(each);
+  return [each.cloneNode(false).outerHTML, color, backgroundColor, borderTopColor, fill, boxShadow].join(" ");
+})"""
 
 
 # --- Who looks ------------------------------------------------------------------------------------------------------
@@ -401,15 +406,35 @@ def faults(seat: Seat) -> list[str]:
     """Give what is wrong with a page in one of its looks."""
     page, found = seat.page, []
     page.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
-    for width, system, chosen, rules in LOOKS:
+    for width, system, chosen in LOOKS:
         page.set_viewport_size({"width": width, "height": HEIGHT})
-        page.emulate_media(color_scheme=system, reduced_motion="reduce")
-        page.evaluate("(theme) => { if (theme) document.documentElement.dataset.bsTheme = theme; }", chosen)
+        choose(page, system, chosen)
         look = f"{width} px, {chosen or system}"
-        found += [f"{look}: {fault}" for fault in [*sideways(page), *violations(page, rules)]]
+        found += [f"{look}: {fault}" for fault in [*sideways(page), *violations(page)]]
     page.set_viewport_size({"width": NARROWEST, "height": HEIGHT})
     found += [f"{NARROWEST} px: {fault}" for fault in sideways(page)]
+    found += [f"other colours than by choice: {element}" for element in unlike(page)]
     return [*found, *(f"the console: {sentence}" for sentence in seat.console.take())]
+
+
+def choose(page: Page, system: Theme, chosen: Theme | None) -> None:
+    """Have the system prefer a theme, and a person choose one or none."""
+    page.emulate_media(color_scheme=system, reduced_motion="reduce")
+    choice = (
+        "const {dataset} = document.documentElement; if (theme) dataset.bsTheme = theme; else delete dataset.bsTheme"
+    )
+    page.evaluate(f"(theme) => {{ {choice} }}", chosen)
+
+
+def unlike(page: Page) -> list[str]:
+    """Give what has another colour where the system prefers a theme than where a person chose it."""
+    found = []
+    for theme, other in THEMES:
+        choose(page, theme, None)
+        preferred = page.evaluate(READ_COLOURS)
+        choose(page, other, theme)
+        found += [was for was, is_now in zip(preferred, page.evaluate(READ_COLOURS), strict=True) if was != is_now]
+    return found
 
 
 def sideways(page: Page) -> list[str]:

@@ -172,7 +172,7 @@ def test_what_is_no_table_of_the_models_leaves_no_job(
 
 def test_the_same_request_is_one_job_however_often_it_comes(new_server: Callable[..., Server]) -> None:
     server = new_server(rate_limit="100000/minute")
-    server.cli("demo")
+    server.demo()
     server.start()
     key, content = server.key(), table(6000)
     headers = {"Idempotency-Key": "nightly 2026-03-03"}
@@ -196,7 +196,7 @@ def test_the_same_request_is_one_job_however_often_it_comes(new_server: Callable
 
 def test_a_table_may_be_larger_than_other_bodies_and_has_its_own_limit(new_server: Callable[..., Server]) -> None:
     server = new_server(max_body_bytes=2000, max_upload_bytes=6 * 1024 * 1024)
-    server.cli("demo")
+    server.demo()
     server.start()
     key = server.key()
     accepted = bring(server, key, table(1000), "text/csv")
@@ -234,7 +234,7 @@ def test_a_process_that_is_killed_in_the_middle_leaves_no_job_or_a_job_that_is_d
 ) -> None:
     server = new_server(rate_limit="100000/minute")
     server.environment[faults.VARIABLE] = ",".join(f"{point}:exit@{tmp_path / point}" for point in BATCH_POINTS)
-    server.cli("demo")
+    server.demo()
     server.start()
     key, content = server.key(), table(6000)
     (tmp_path / "batch.stored").touch()

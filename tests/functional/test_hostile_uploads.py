@@ -14,7 +14,6 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -31,6 +30,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPRegressor
 from sklearn.tree import DecisionTreeClassifier
 
+from scripts.processes import children, descendants
 from tests import attacks
 from tests.admin.conftest import Page
 from tests.attacks import Calls
@@ -91,20 +91,6 @@ class Sender:
 
 
 # --- Looking at processes -----------------------------------------------------------------------------------
-
-
-def children(pid: int) -> list[int]:
-    """Give the children of a process, whichever of its threads started them."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def family(pid: int) -> set[int]:
-    """Give a process with all that came of it."""
-    return {pid}.union(*(family(child) for child in children(pid)))
 
 
 def command(pid: int) -> list[str]:
@@ -246,10 +232,10 @@ def weighty(megabytes: float) -> bytes:
 def sender(server: Server) -> Iterator[Sender]:
     """One who uploads to the shared server; whatever is sent, nothing of it may be left there."""
     assert server.process is not None
-    processes = family(server.process.pid)
+    processes = descendants(server.process.pid)
     yield Sender(server)
     eventually(lambda: list((server.data_dir / "quarantine").iterdir()) == [], within_seconds=PATIENCE_SECONDS)
-    assert family(server.process.pid) == processes
+    assert descendants(server.process.pid) == processes
 
 
 def stored(server: Server) -> list[Path]:

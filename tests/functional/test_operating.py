@@ -19,9 +19,10 @@ from typing import Any
 import pytest
 import requests
 
+from scripts.processes import descendants
 from tests import databases
 from tests.conftest import eventually
-from tests.functional.server import Server, descendants
+from tests.functional.server import Server
 
 INSTANCE = {"age": 35, "income": 52000, "credit_score": 690}
 
@@ -113,7 +114,7 @@ def test_a_second_server_on_the_same_data_is_refused(server: Server) -> None:
 
 def test_metrics_add_up_over_all_workers_and_their_successors(new_server: Callable[..., Server]) -> None:
     server = new_server()
-    server.cli("demo")
+    server.demo()
     server.start()
     key = server.key()
     for turn in range(2):
@@ -132,7 +133,7 @@ def test_metrics_add_up_over_all_workers_and_their_successors(new_server: Callab
 
 def test_a_stop_drains_the_log_and_a_killed_supervisor_takes_everyone_along(new_server: Callable[..., Server]) -> None:
     server = new_server()
-    server.cli("demo")
+    server.demo()
     server.start()
     key = server.key()
     ids = {server.post("/predict", INSTANCE, key).json()["prediction_id"] for _ in range(50)}
@@ -210,7 +211,7 @@ def test_a_worker_that_starts_while_the_database_is_away_does_not_call_good_keys
     new_server: Callable[..., Server],
 ) -> None:
     server = new_server(workers=1)
-    server.cli("demo")
+    server.demo()
     server.start()
     key = server.key()
     (pid,) = server.worker_pids()

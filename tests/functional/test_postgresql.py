@@ -33,7 +33,7 @@ def logged(name: str) -> list[str]:
 
 def test_an_installation_moves_to_postgresql_with_one_command(new_server: Callable[..., Server], name: str) -> None:
     server = new_server()
-    server.cli("demo")
+    server.demo()
     key = server.key()
     url = databases.cluster().url(name)
     server.start()
@@ -59,7 +59,7 @@ def test_an_installation_moves_to_postgresql_with_one_command(new_server: Callab
 @pytest.mark.parametrize("fault", ["refusing", "hanging"])
 def test_predictions_go_on_while_the_database_is_away(new_server: Callable[..., Server], name: str, fault: str) -> None:
     server = new_server(database_url=databases.cluster().url(name), rate_limit="1000000/minute")
-    server.cli("demo")
+    server.demo()
     key = server.key()
     server.start()
     away: Callable[[], AbstractContextManager[None]] = getattr(databases.cluster(), fault)

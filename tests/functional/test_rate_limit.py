@@ -18,7 +18,7 @@ INSTANCE = {"age": 35, "income": 52000, "credit_score": 690}
 @pytest.mark.parametrize("workers", [2, 4])
 def test_a_hundred_per_minute_is_a_hundred_over_all_workers(new_server: Callable[..., Server], workers: int) -> None:
     server = new_server(workers=workers)
-    server.cli("demo")
+    server.demo()
     server.start()
     key = server.key("--rate-limit", "100/minute")
     served = threading.local()

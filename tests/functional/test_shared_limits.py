@@ -33,7 +33,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
 def server(tmp_path_factory: pytest.TempPathFactory, redis: Redis) -> Iterator[Server]:
     # More patient than by default: a busy machine is not a Redis that hangs.
     made = Server(tmp_path_factory.mktemp("shared") / "data", redis_url=f"{redis.url}?socket_timeout=0.5")
-    made.cli("demo")
+    made.demo()
     made.start()
     yield made
     made.stop()

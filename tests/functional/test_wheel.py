@@ -12,8 +12,9 @@ from pathlib import Path
 
 import requests
 
+from scripts.processes import free_port
 from tests.conftest import eventually
-from tests.functional.server import START_SECONDS, free_port
+from tests.functional.server import START_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 
