@@ -39,7 +39,6 @@ from benchmarks.models import Case
 from benchmarks.others import Other
 from benchmarks.servers import Server
 from webapp import app, artifacts, config, db, registry
-from webapp.artifacts import ArtifactStore
 from webapp.db import Database
 from webapp.web import Parts
 
@@ -402,7 +401,7 @@ def _artifact(made: Installation, case: Case) -> tuple[bytes, int]:
     with database.reading() as session:
         version = registry.catalog(session).models[case.name].versions[1]
     database.engine.dispose()
-    content = ArtifactStore(settings.artifact_store).get(version.artifact)
+    content = artifacts.opened(settings).get(version.artifact)
     return content, len(content)
 
 
