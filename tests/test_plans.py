@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
 from sklearn.ensemble import (
+    BaggingClassifier,
     ExtraTreesClassifier,
     ExtraTreesRegressor,
     GradientBoostingClassifier,
@@ -44,7 +46,7 @@ from sklearn.linear_model import (
     SGDRegressor,
 )
 from sklearn.model_selection import GridSearchCV
-from sklearn.naive_bayes import GaussianNB
+from sklearn.naive_bayes import BernoulliNB, GaussianNB
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -63,6 +65,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTre
 
 from webapp.errors import Invalid
 from webapp.serving.plans import Plan, Unplanned, compiled
+from webapp.serving.plans.itself import LEADING
 from webapp.serving.predictor import Predictor, assemble
 from webapp.signature import Row, Signature, Value
 from webapp.signature.learn import learn
@@ -367,6 +370,49 @@ def test_a_plan_answers_as_its_estimator_does(name: str) -> None:
         f" {in_parts:.0e}); one row {plan:.0f} µs, scikit-learn {estimator:.0f} µs"
     )
     assert max(at_once, alone, in_parts) <= 1e-12
+
+
+# --- Labels that follow from probabilities ------------------------------------------------------------------
+
+# Whole numbers, of which many rows are alike: neighbours and counts are often even.
+COUNTS = np.random.default_rng(5).integers(0, 4, (TRAINED, 3)).astype(float)
+COUNTED = np.where(COUNTS[:, 0] > COUNTS[:, 1], "more", np.where(COUNTS[:, 2] > 1, "less", "same"))
+MADE_OTHERWISE: dict[str, Callable[[], Any]] = {
+    "BaggingClassifier": lambda: BaggingClassifier(GaussianNB(), 4, random_state=0),
+    "CalibratedClassifierCV": lambda: CalibratedClassifierCV(GaussianNB(), cv=2),
+    "KNeighborsClassifier": lambda: KNeighborsClassifier(4),
+    "MLPClassifier": lambda: MLPClassifier((8,), tol=1.0, random_state=0),
+    "VotingClassifier": lambda: VotingClassifier([("a", GaussianNB()), ("b", BernoulliNB())], voting="soft"),
+}
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("kind", sorted(LEADING, key=lambda kind: kind.__name__), ids=lambda kind: kind.__name__)
+def test_a_label_that_follows_from_the_probabilities_is_the_estimators(kind: type[Any], classes: int) -> None:
+    labels = COUNTED if classes == 3 else np.where(COUNTED == "same", "same", "other")
+    estimator = MADE_OTHERWISE.get(kind.__name__, kind)().fit(COUNTS, labels)
+    learned = learn(estimator, assemble, reference=pd.DataFrame(COUNTS), declared=())
+    plan = compiled(estimator, learned.signature)
+    assert plan is not None
+    made = Fitted(estimator, learned.signature, learned.rows, plan)
+    rows: list[Row] = [tuple(row) for row in np.stack(np.meshgrid(*[np.arange(4.0)] * 3), -1).reshape(-1, 3).tolist()]
+    assert compare(plan.ask(rows), made.answer(rows)) <= 1e-12
+    assert max(compare(plan.ask([row]), made.answer([row])) for row in rows) <= 1e-12
+
+
+def test_a_label_is_computed_by_itself_only_where_the_probabilities_are_even(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = pd.DataFrame({"x": [0.0, 1.0, 2.0, 3.0]})
+    estimator = KNeighborsClassifier(2).fit(given, ["a", "a", "b", "b"])
+    learned = learn(estimator, assemble, reference=given, declared=())
+    plan = compiled(estimator, learned.signature)
+    assert plan is not None
+    assert plan.name == "KNeighborsClassifier asked for its probabilities alone, without a table"
+    even = (1.5,)
+    assert plan.ask([even])[0].tolist() == ["a"]
+    monkeypatch.delattr(KNeighborsClassifier, "predict")
+    assert plan.ask([(0.0,), (3.0,)])[0].tolist() == ["a", "b"]
+    with pytest.raises(Unplanned):
+        plan.ask([even])
 
 
 # --- What is left to the estimator --------------------------------------------------------------------------
