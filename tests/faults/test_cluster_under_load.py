@@ -55,8 +55,9 @@ def load(cluster: Machines, clients: int = CLIENTS) -> Iterator[Noting]:
 
 
 def switch(cluster: Machines, number: int) -> None:
-    turn = cluster.post(f"/models/{MODEL}/activate", {"version": number})
-    assert turn.status_code in {200, 409}, turn.text
+    """Have a version active, whatever is now; the large ones take what the small ones refuse."""
+    turn = cluster.post(f"/models/{MODEL}/activate", {"version": number, "confirm": MODEL})
+    assert turn.status_code == 200 or turn.json()["code"] == "already_active", turn.text
 
 
 def restart(replica: Replica) -> None:
@@ -197,6 +198,7 @@ def test_r14_redis_is_gone_hangs_and_is_flushed(cluster: Machines) -> None:
             with fault(cluster):
                 away(5)
             figures[name] = traffic.p99_ms(began, time.time())
+    switch(cluster, 1)
     with killed(cluster):
         cluster.stock.revoke(key_id)
         began = time.monotonic()
@@ -204,13 +206,14 @@ def test_r14_redis_is_gone_hangs_and_is_flushed(cluster: Machines) -> None:
             eventually(partial(refuses, cluster, each, key))
         seconds = time.monotonic() - began
         asked = time.monotonic()
-        switch(cluster, 2)
+        turn = cluster.post(f"/models/{MODEL}/activate", {"version": 2})
         switched = time.monotonic() - asked
+        assert (turn.status_code, turn.json().get("workers", {}).get("failures")) == (200, []), turn.text
     print(
         f"p99 {normal:.0f} ms; {', '.join(f'{name} {ms:.0f} ms' for name, ms in figures.items())};"
         f" without Redis a key was revoked in {seconds:.2f} s and a version switched in {switched:.2f} s"
     )
-    assert seconds <= 2
+    assert max(seconds, switched) <= 2
     switch(cluster, 1)
 
 
