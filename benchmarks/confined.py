@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -130,9 +130,7 @@ def measure(made: Installation, case: Case, key: str, *, workers: int, alone: bo
     options = ["--no-worker"] if alone else []
     serve = [sys.executable, "-m", "webapp.cli", "serve", "--bind", f"127.0.0.1:{port}", *options]
     environment = made.environment(WORKERS=str(workers))
-    asked = Asked(
-        case, Other("modelport", lambda *_: _never(), path=f"/models/{case.name}/predict"), {"X-API-Key": key}
-    )
+    asked = Asked(case, Other("modelport", _never, path=f"/models/{case.name}/predict"), {"X-API-Key": key})
     with limited() as group:
         command = [sys.executable, "-c", ENTER, group.entries, *serve]
         with servers.running(
@@ -158,7 +156,7 @@ def measure(made: Installation, case: Case, key: str, *, workers: int, alone: bo
             )
 
 
-def _never() -> Iterator[servers.Server]:
+def _never(_folder: Path, _case: Case) -> AbstractContextManager[servers.Server]:
     raise NotImplementedError
 
 

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,13 @@ def around(_bench: Bench) -> Iterator[Row]:
     yield Row(ROOMS, what, "µs", found[profile_request.WHOLE], details=profile["rooms"])
 
 
+def _kind(case: Case, wanted: float) -> Callable[[Bench], Iterator[Row]]:
+    def against_peers(bench: Bench) -> Iterator[Row]:
+        return _against_peers(bench, case, wanted)
+
+    return against_peers
+
+
 def _against_peers(bench: Bench, case: Case, wanted: float) -> Iterator[Row]:
     if not bench.peers:
         print("    needs --peers")
@@ -280,7 +288,7 @@ def open_rates(bench: Bench) -> Iterator[Row]:
         fastest = next((each for each in subjects[1:] if capacity[each.name].per_second == best), None)
         for share in (0.5, 0.8):
             rate = capacity[OURS].per_second * share
-            found = bench.by_turns(subjects[:1], lambda each, at=rate: _open(bench, each, at))
+            found = bench.by_turns(subjects[:1], partial(_open, bench, rate=rate))
             p99 = [each.p99_ms for each in found[OURS]]
             p50 = [each.p50_ms for each in found[OURS]]
             what = f"p99 at {share:.0%} of its capacity, open loop"
@@ -289,13 +297,13 @@ def open_rates(bench: Bench) -> Iterator[Row]:
                 yield _same_rate(bench, [subjects[0], fastest], capacity[fastest.name].per_second * share, share)
 
 
-def _open(bench: Bench, subject: Subject, rate: float) -> Load:
+def _open(bench: Bench, subject: Subject, *, rate: float) -> Load:
     return load.open_loop(subject.server, subject.asked, rate, bench.seconds)
 
 
 def _same_rate(bench: Bench, both: list[Subject], rate: float, share: float) -> Row:
     """Ask both at a rate that the peer can bear."""
-    found = bench.by_turns(both, lambda each: _open(bench, each, rate))
+    found = bench.by_turns(both, partial(_open, bench, rate=rate))
     p99 = {name: [each.p99_ms for each in loads] for name, loads in found.items()}
     what = f"p99 against that of {both[1].name}, both at {share:.0%} of the peer's capacity"
     return Row("open-loop", what, "x", _ratios(p99[OURS], p99[both[1].name]), 0.25, at_most=True, details=p99)
@@ -423,7 +431,7 @@ GOALS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "start": starting,
     "growth": growth,
     **{
-        case.name: lambda bench, case=case, wanted=wanted: _against_peers(bench, case, wanted)
+        case.name: _kind(case, wanted)
         for case, wanted in (
             (models.LINEAR, 2),
             (models.BOOSTING, 2),

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 # First of what brings NumPy: it sets the number of native threads before.
-from estimator_names import LOGISTIC, OUT_OF_SCOPE, Case, _cases, _fitted  # isort: skip
+from estimator_names import LOGISTIC, OUT_OF_SCOPE, Case, _cases, _fitted  # type: ignore[import-not-found] # isort: skip
 
 import joblib
 import numpy as np
@@ -55,7 +55,10 @@ OTHER_DATA = ("frame", "labels", "targets", "multilabel", "holes", "gaps", "gaps
 ALONE_EVERY = 15
 PAGE_CHARACTERS = 120
 # In front of a classifier: one would give it a million columns, the other none where no value is missing.
-IN_FRONT = {"HashingVectorizer": {"n_features": 1024}, "MissingIndicator": {"features": "all"}}
+IN_FRONT: dict[str, dict[str, Any]] = {
+    "HashingVectorizer": {"n_features": 1024},
+    "MissingIndicator": {"features": "all"},
+}
 
 # Why an estimator is refused in every configuration, and the way out.
 REASONS = {

@@ -19,8 +19,8 @@ def licence(package: str) -> str:
     """Give what an installed package says of its licence."""
     about = metadata(package)
     classifiers = [each for each in about.get_all("Classifier") or [] if each.startswith("License ::")]
-    said = [about.get("License-Expression") or "", about.get("License") or "", *classifiers, READ.get(package, "")]
-    return " ".join(said)
+    said = [value for name in ("License-Expression", "License") for value in about.get_all(name) or []]
+    return " ".join([*said, *classifiers, READ.get(package, "")])
 
 
 def _may_be_shipped(package: str) -> bool:

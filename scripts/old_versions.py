@@ -145,7 +145,7 @@ def _estimators() -> dict[str, tuple[str, Any]]:
 
 def train(folder: Path) -> None:
     """Train each estimator with the libraries of this process, and pack it as FOLDER/NAME.zip."""
-    from pack import pack  # noqa: PLC0415 - it stands beside the environment, as for people who copied it
+    from pack import pack  # type: ignore[import-not-found] # noqa: PLC0415 - it stands beside the environment, as for people who copied it
 
     data = _data()
     for name, (kind, estimator) in _estimators().items():

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skops.io
@@ -142,8 +143,7 @@ def spread(server: Server) -> None:
     """Let what was asked in a minute have been asked over a day, more of it in the afternoon."""
     random, now = np.random.default_rng(1), datetime.now(UTC)
     database = Database(config.prepare(config.load(server.environment)).sqlalchemy_url)
-    columns = sa.column("at"), sa.column("id")
-    log = sa.table("predictions", *columns)
+    log = sa.table("predictions", sa.column("at", sa.Text), sa.column("id", sa.Text))
     with database.transaction() as session:
         rows = session.execute(sa.text("SELECT * FROM predictions")).mappings().all()
         moments = [now - timedelta(hours=float(hours)) for hours in random.beta(1.2, 2.2, len(rows)) * 23]
@@ -178,7 +178,7 @@ def upload(page: Page, folder: Path) -> None:
 
 
 def take(
-    browser: Browser, server: Server, cookies: list, pages: dict[str, str], look: str, everything: Path | None
+    browser: Browser, server: Server, cookies: list[Any], pages: dict[str, str], look: str, everything: Path | None
 ) -> None:
     """Take the pictures of one look."""
     viewport, theme = LOOKS[look]

@@ -64,7 +64,7 @@ def problems(root: Path) -> list[str]:
     folders = sorted({str(Path(name).parent) for name in names})
     found += [f"{folder}: has no {LICENCE} in the manifest" for folder in folders if f"{folder}/{LICENCE}" not in names]
     files = [path for folder in FOLDERS for path in sorted((root / folder).rglob("*")) if not path.is_dir()]
-    known = {root / name for name in (*names, MANIFEST)}
+    known = {root / name for name in (*names, str(MANIFEST))}
     return found + [f"{path.relative_to(root)}: is not in the manifest" for path in files if path not in known]
 
 

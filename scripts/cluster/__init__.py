@@ -86,8 +86,8 @@ class Cluster:
         self.nginx.stop()
         for each in (*self.replicas, self.worker):
             each.ask_to_end()
-        for each in (*self.replicas, self.worker, self.redis, self.postgresql):
-            each.stop()
+        for part in (*self.replicas, self.worker, self.redis, self.postgresql):
+            part.stop()
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Read the database; values stand for %s."""

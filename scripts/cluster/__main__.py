@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 from scripts import cluster as package
 from scripts.cluster import REPLICAS, Cluster
@@ -28,7 +29,7 @@ def _welcome(cluster: Cluster) -> None:
     print(f"\nLogs and data: {cluster.folder}. Ctrl-C stops everything.", flush=True)
 
 
-def _watch(cluster: Cluster) -> None:
+def _watch(cluster: Cluster) -> NoReturn:
     """Say of each part that ends by itself that it did; the others go on, as they should."""
     ended: set[str] = set()
     while True:
