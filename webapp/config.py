@@ -258,6 +258,9 @@ class Settings:
     max_waiting_bytes: int = setting(
         str(4096 * MIB), _whole_number(KIB, 2**44), "What uploads that wait to be inspected may fill; more are refused."
     )
+    retention_days: int = setting(
+        "90", _whole_number(0, 36500), "How long logged predictions and ended batches are kept; 0 keeps them for ever."
+    )
     batch_backend: str = setting(
         "threading",
         _one_of("threading", "loky", "dask"),

@@ -231,6 +231,17 @@ def known(session: Session, job_ids: Collection[str]) -> set[str]:
     return set(session.scalars(sa.select(Job.id).where(Job.id.in_(job_ids))))
 
 
+def remove(session: Session, before: datetime, most: int) -> int:
+    """Remove the oldest jobs that were accepted before a moment and have ended; their files are swept later."""
+    open_chunk = sa.exists().where(Chunk.job_id == Job.id, Chunk.done_at.is_(None))
+    ended = sa.or_(Job.cancelled_at.is_not(None), Job.failed_at.is_not(None), ~open_chunk)
+    found = sa.select(Job.id).where(Job.created_at < before, ended).order_by(Job.created_at, Job.id).limit(most)
+    ids = session.scalars(found).all()
+    session.execute(sa.delete(Chunk).where(Chunk.job_id.in_(ids)))
+    session.execute(sa.delete(Job).where(Job.id.in_(ids)))
+    return len(ids)
+
+
 def has_work(session: Session) -> bool:
     """Whether there is a chunk that nobody works on."""
     waiting = sa.select(Chunk.number).join(Job, Chunk.job_id == Job.id).where(*_waits()).limit(1)

@@ -87,6 +87,12 @@ PLAN_DISAGREEMENTS = Counter(
 LOG_DROPPED = Counter(
     "modelport_log_dropped", "Predictions that were answered but could not be logged.", registry=REGISTRY
 )
+EXPIRED = Counter(
+    "modelport_expired",
+    "What was removed because it was older than MODELPORT_RETENTION_DAYS: predictions, batches.",
+    ["kind"],
+    registry=REGISTRY,
+)
 CACHE_REQUESTS = Counter(
     "modelport_cache_requests",
     "Instances that were looked up among kept answers: hit, miss, or skipped with a large request.",

@@ -1,4 +1,4 @@
-"""The worker: what runs off the request path. Batch chunks, inspections of uploads, checks of plans: a thread each."""
+"""The worker: what runs off the request path. Batch chunks, uploads, checks of plans, what is old: a thread each."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from contextlib import contextmanager, suppress
@@ -19,13 +20,14 @@ from typing import cast
 
 import sqlalchemy.exc
 
-from webapp import faults, fleet, jobs, leases
+from webapp import faults, fleet, jobs, leases, metrics
 from webapp.batches import Form, backends, receiving, results_name, rows_name
 from webapp.batches.backends import NotComputed
 from webapp.batches.computing import Computed, Task
-from webapp.db import Session
+from webapp.db import Session, now
 from webapp.errors import Refusal, Unavailable
 from webapp.jobs import Chunk, Job
+from webapp.predictions import log
 from webapp.recomputation import Recomputation
 from webapp.uploads import Desk, sweeping, waiting
 from webapp.web import Parts
@@ -36,6 +38,10 @@ RETRY_SECONDS = 1.0
 BEAT_SECONDS = 10.0
 RECOMPUTE_SECONDS = 5.0
 SWEEP_SECONDS = 600.0
+# How often it is looked whether anything has become too old; of that, so much is removed in one transaction.
+REMOVE_SECONDS = 600.0
+MOST_PREDICTIONS = 1000
+MOST_JOBS = 10
 # While chunks are under way: how long until what computes them is looked at.
 LOOK_SECONDS = 1.0
 
@@ -149,6 +155,38 @@ class Recomputer(Loop):
         except Exception as error:  # noqa: BLE001 - whatever a version does, the others are looked at again
             LOG.warning("worker.not_recomputed", extra={"reason": type(error).__name__})
             return False
+
+
+class Remover(Loop):
+    """Removes what is older than it has to be kept; between two steps others get the database."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop; the first look is soon."""
+        super().__init__(parts, host)
+        self._looked = -math.inf
+        self._removed: Counter[str] = Counter()
+
+    def beat(self) -> None:
+        """Leave it to the loop beside this one to say that the process lives."""
+
+    def work_once(self) -> bool:
+        """Remove a few of the oldest when it is time to, and rest in any case."""
+        days = self._parts.settings.retention_days
+        if days == 0 or time.monotonic() - self._looked < REMOVE_SECONDS:
+            return False
+        before = now() - timedelta(days=days)
+        with self._parts.database.transaction() as session:
+            predictions = log.remove(session, before, MOST_PREDICTIONS)
+            step = Counter(predictions=predictions, batches=jobs.remove(session, before, MOST_JOBS))
+        for kind, count in step.items():
+            metrics.EXPIRED.labels(kind).inc(count)
+        self._removed += step
+        if not step.total():
+            self._looked = time.monotonic()
+            if self._removed:
+                LOG.info("worker.expired", extra=dict(self._removed))
+                self._removed.clear()
+        return False
 
 
 @dataclass(frozen=True, slots=True)

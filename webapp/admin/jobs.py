@@ -21,7 +21,8 @@ def index() -> Response:
         lines = jobs.lines(session)
         names = keys.names(session, {line.job.key_id for line in lines})
     running = any(line.progress.status == "processing" for line in lines)
-    return page("jobs/index.html", lines=lines, names=names, running=running)
+    kept_days = web.parts().settings.retention_days
+    return page("jobs/index.html", lines=lines, names=names, running=running, kept_days=kept_days)
 
 
 @door.get("/jobs/<job_id>/results")

@@ -127,6 +127,7 @@ def index() -> Response:
         newer=query.href("admin_predictions.index", after=found.newer.text) if found.newer else None,
         older=query.href("admin_predictions.index", before=found.older.text) if found.older else None,
         log_share=web.parts().settings.prediction_log,
+        kept_days=web.parts().settings.retention_days,
     )
 
 

@@ -27,7 +27,8 @@ def work(console: Console) -> None:
     parts.spool.start()
     parts.follower.start(slot=None)
     try:
-        loops = (each(parts, console.settings.replica) for each in (worker.Inspector, worker.Recomputer))
+        beside = (worker.Inspector, worker.Recomputer, worker.Remover)
+        loops = (each(parts, console.settings.replica) for each in beside)
         worker.run(worker.Worker(parts, console.settings.replica), *loops)
     finally:
         parts.follower.stop()

@@ -104,6 +104,16 @@ def forget(session: Session, host: str, segments: Iterable[str]) -> None:
     )
 
 
+def remove(session: Session, before: datetime, most: int) -> int:
+    """Remove the oldest predictions from before a moment; tell how many. What pages count by the hour stays."""
+    oldest = sa.select(Prediction.id).where(Prediction.at < before).order_by(Prediction.at, Prediction.id).limit(most)
+    removed = session.execute(
+        sa.delete(Prediction).where(Prediction.id.in_(oldest)), execution_options={"synchronize_session": False}
+    )
+    count: int = removed.rowcount  # type: ignore[attr-defined] # a DELETE's result has it
+    return count
+
+
 def get_prediction(session: Session, prediction_id: str, key_id: str) -> Prediction:
     """Give a logged prediction of a key; another key's is not there."""
     found = session.get(Prediction, prediction_id)
