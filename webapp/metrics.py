@@ -87,6 +87,12 @@ PLAN_DISAGREEMENTS = Counter(
 LOG_DROPPED = Counter(
     "modelport_log_dropped", "Predictions that were answered but could not be logged.", registry=REGISTRY
 )
+FEEDBACK = Counter(
+    "modelport_feedback",
+    "Items of ground truth by what became of them: accepted, changed, unchanged, unknown, refused.",
+    ["status"],
+    registry=REGISTRY,
+)
 EXPIRED = Counter(
     "modelport_expired",
     "What was removed because it was older than MODELPORT_RETENTION_DAYS: predictions, batches.",

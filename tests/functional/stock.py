@@ -201,6 +201,8 @@ def _predict(server: Server, key: str) -> list[str]:
     answers = [server.post(f"/models/{model}/versions/1/predict", instance, key).json() for model, instance in sent]
     for answer in answers:
         server.logged(answer["prediction_id"])
+    truth = {"prediction_id": answers[0]["prediction_id"], "outcome": answers[0]["prediction"]}
+    assert server.post("/feedback", truth, key).json()["accepted"] == 1
     return [answer["prediction_id"] for answer in answers]
 
 

@@ -20,7 +20,7 @@ from webapp.admin.guard import blueprint, needs
 from webapp.admin.pages import page, plain
 from webapp.db import Database, Session
 from webapp.errors import Invalid, NotFound
-from webapp.predictions import log, search
+from webapp.predictions import log, search, truth
 from webapp.predictions.log import Prediction
 from webapp.predictions.search import Wanted
 from webapp.signature import Feature, Signature, example, from_dict
@@ -175,6 +175,7 @@ def show(prediction_id: str) -> Response:
     with web.parts().database.reading() as session:
         found = search.get(session, prediction_id)
         newer, older = search.neighbours(session, found)
+        told = truth.of(session, found.id)
         name = keys.names(session, [found.key_id]).get(found.key_id)
         signature = _signature(session, found)
     call = Call(f"/models/{found.model}/versions/{found.version}/predict", example.as_typed(found.instance))
@@ -182,6 +183,7 @@ def show(prediction_id: str) -> Response:
     return page(
         "predictions/show.html",
         row=found,
+        told=told,
         key_name=name,
         newer=newer,
         older=older,

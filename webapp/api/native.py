@@ -15,7 +15,7 @@ from webapp.api.asking import Asked
 from webapp.errors import Conflict, Invalid, NotFound
 from webapp.keys import KeyRecord
 from webapp.metrics import PREDICTION_LATENCY, PREDICTIONS
-from webapp.predictions import log
+from webapp.predictions import log, truth
 from webapp.predictions.spool import Origin, Record, record
 from webapp.serving.loaded import Answer, LoadedVersion
 
@@ -49,7 +49,8 @@ def logged_prediction(prediction_id: str) -> Response:
     """Show one logged prediction of the caller's key."""
     with web.parts().database.reading() as session:
         found = log.get_prediction(session, prediction_id, g.key.id)
-    return jsonify(log.describe(found))
+        told = truth.of(session, found.id)
+    return jsonify(**log.describe(found), **(truth.describe(told) if told else {}))
 
 
 def default_model(key: KeyRecord) -> str:

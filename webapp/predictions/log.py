@@ -25,6 +25,14 @@ class Prediction(Base):
         sa.Index(None, "at", "id"),
         sa.Index(None, "model", "at", "id"),
         sa.Index(None, "key_id", "at", "id"),
+        # Those that callers have called something.
+        sa.Index(
+            "ix_predictions_called",
+            "key_id",
+            "client_id",
+            sqlite_where=sa.text("client_id IS NOT NULL"),
+            postgresql_where=sa.text("client_id IS NOT NULL"),
+        ),
     )
 
     # In the order of their characters, whatever language a database sorts by.

@@ -1,0 +1,89 @@
+"""Ground truth: what turned out to be true, beside the logged prediction that it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from webapp import db
+from webapp.db import Base, Moment
+from webapp.predictions.log import Prediction
+
+# What a statement may name at once.
+MOST_NAMED = 500
+
+
+class Outcome(Base):
+    """What was true for a prediction. It goes with the prediction."""
+
+    __tablename__ = "outcomes"
+
+    prediction_id: Mapped[str] = mapped_column(
+        sa.Text().with_variant(sa.Text(collation="C"), "postgresql"),
+        sa.ForeignKey("predictions.id", ondelete="CASCADE"),
+        primary_key=True,
+    )
+    # As predictions have it: a class, a number, or an object by output name.
+    value: Mapped[Any] = mapped_column(sa.JSON)
+    # When it turned out, and when it was told.
+    observed_at: Mapped[datetime] = mapped_column(Moment)
+    told_at: Mapped[datetime] = mapped_column(Moment)
+
+
+def of(session: Session, prediction_id: str) -> Outcome | None:
+    """Give what was true for a prediction; None where nobody has told it."""
+    return session.get(Outcome, prediction_id)
+
+
+def describe(outcome: Outcome) -> dict[str, Any]:
+    """Give what stands beside a prediction."""
+    return {"outcome": outcome.value, "observed_at": outcome.observed_at.isoformat()}
+
+
+def known(session: Session, prediction_ids: Collection[str]) -> dict[str, Outcome]:
+    """Give what is known of these predictions."""
+    found: dict[str, Outcome] = {}
+    for some in _parts(prediction_ids):
+        rows = session.scalars(sa.select(Outcome).where(Outcome.prediction_id.in_(some)))
+        found |= {row.prediction_id: row for row in rows}
+    return found
+
+
+def put(session: Session, outcomes: Sequence[dict[str, Any]]) -> None:
+    """Keep outcomes, each a dictionary by column; what was told before of the same prediction is replaced."""
+    if not outcomes:
+        return
+    told = db.insertion(session, Outcome)
+    changes = {name: told.excluded[name] for name in ("value", "observed_at", "told_at")}
+    session.execute(told.on_conflict_do_update(index_elements=["prediction_id"], set_=changes), list(outcomes))
+
+
+def by_id(session: Session, key_id: str, prediction_ids: Collection[str]) -> dict[str, list[Prediction]]:
+    """Give the predictions of a key that have these ids."""
+    return _found(session, key_id, Prediction.id, prediction_ids)
+
+
+def by_client_id(session: Session, key_id: str, client_ids: Collection[str]) -> dict[str, list[Prediction]]:
+    """Give the predictions of a key that the caller has given these ids; several may have the same."""
+    return _found(session, key_id, Prediction.client_id, client_ids)
+
+
+def _found(
+    session: Session, key_id: str, column: sa.orm.InstrumentedAttribute[Any], names: Collection[str]
+) -> dict[str, list[Prediction]]:
+    found: dict[str, list[Prediction]] = {}
+    wanted = sa.orm.load_only(Prediction.id, Prediction.client_id, Prediction.model, Prediction.version)
+    for some in _parts(names):
+        chosen = sa.select(Prediction).where(Prediction.key_id == key_id, column.in_(some)).options(wanted)
+        for row in session.scalars(chosen.order_by(Prediction.id)):
+            found.setdefault(getattr(row, column.key), []).append(row)
+    return found
+
+
+def _parts(names: Collection[str]) -> list[list[str]]:
+    every = sorted(set(names))
+    return [every[first : first + MOST_NAMED] for first in range(0, len(every), MOST_NAMED)]
