@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -315,3 +318,24 @@ def test_the_inspector_works_on_one_upload_at_a_time(desk: Desk, settings: Setti
     with desk.database.reading() as session:
         assert session.scalar(sa.select(sa.func.count()).where(PendingUpload.done_at.is_(None))) == 0
     parts.database.engine.dispose()
+
+
+def test_of_uploads_that_come_at_once_no_more_wait_than_have_room(desk: Desk) -> None:
+    content, room, count = b"x" * 100, 6, 10
+    desk = replace(desk, settings=replace(desk.settings, max_waiting_bytes=room * len(content) + 50))
+    all_are_there = threading.Barrier(count)
+
+    def save(path: Path) -> None:
+        path.write_bytes(content)
+        all_are_there.wait(60)
+
+    def send(number: int) -> str:
+        try:
+            waiting.receive(desk, ANN, Wish(f"model-{number}"), {"file": ("m", save)})
+        except Unavailable as refusal:
+            return refusal.code
+        return "taken"
+
+    with ThreadPoolExecutor(count) as pool:
+        answers = sorted(pool.map(send, range(count)))
+    assert answers == ["quarantine_full"] * (count - room) + ["taken"] * room

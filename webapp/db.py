@@ -172,6 +172,15 @@ def insertion(session: Session, table: type[Base]) -> sqlite.Insert | postgresql
     return sqlite.insert(rows) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(rows)
 
 
+def one_at_a_time(session: Session, table: type[Base]) -> None:
+    """Have those who ask for the same wait until this transaction ends; those who only read do not.
+
+    SQLite lets one transaction write at a time anyway.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.text(f"LOCK TABLE {table.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
+
+
 def migrations_folder() -> Path:
     """Where the migrations are."""
     return shipped("migrations")

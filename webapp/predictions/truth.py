@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp import db
 from webapp.db import Base, Moment
-from webapp.predictions.log import Prediction
+from webapp.predictions.log import CALLED, Prediction
 
 # What a statement may name at once.
 MOST_NAMED = 500
@@ -64,21 +64,25 @@ def put(session: Session, outcomes: Sequence[dict[str, Any]]) -> None:
 
 def by_id(session: Session, key_id: str, prediction_ids: Collection[str]) -> dict[str, list[Prediction]]:
     """Give the predictions of a key that have these ids."""
-    return _found(session, key_id, Prediction.id, prediction_ids)
+    return _found(session, key_id, Prediction.id, prediction_ids, sa.true())
 
 
 def by_client_id(session: Session, key_id: str, client_ids: Collection[str]) -> dict[str, list[Prediction]]:
     """Give the predictions of a key that the caller has given these ids; several may have the same."""
-    return _found(session, key_id, Prediction.client_id, client_ids)
+    return _found(session, key_id, Prediction.client_id, client_ids, CALLED)
 
 
 def _found(
-    session: Session, key_id: str, column: sa.orm.InstrumentedAttribute[Any], names: Collection[str]
+    session: Session,
+    key_id: str,
+    column: sa.orm.InstrumentedAttribute[Any],
+    names: Collection[str],
+    which: sa.ColumnElement[bool] | sa.TextClause,
 ) -> dict[str, list[Prediction]]:
     found: dict[str, list[Prediction]] = {}
     wanted = sa.orm.load_only(Prediction.id, Prediction.client_id, Prediction.model, Prediction.version)
     for some in _parts(names):
-        chosen = sa.select(Prediction).where(Prediction.key_id == key_id, column.in_(some)).options(wanted)
+        chosen = sa.select(Prediction).where(Prediction.key_id == key_id, column.in_(some), which).options(wanted)
         for row in session.scalars(chosen.order_by(Prediction.id)):
             found.setdefault(getattr(row, column.key), []).append(row)
     return found

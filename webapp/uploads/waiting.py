@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from webapp import audit, faults, intake, registry, storage
+from webapp import audit, db, faults, intake, registry, storage
 from webapp.audit import Actor
 from webapp.db import Base, Moment, now
 from webapp.errors import Invalid, NotFound, Refusal, Unavailable
@@ -105,7 +105,8 @@ def receive(desk: Desk, actor: Actor, wish: Wish, save: Mapping[str, tuple[str, 
         # Before the row: a row never names files that are not there.
         quarantine.hand_over(desk, upload_id)
         with desk.database.transaction() as session:
-            # Once more: others may have come while the files were sent.
+            # Once more: others may have come while the files were sent, and may come now.
+            db.one_at_a_time(session, PendingUpload)
             _check_quota(desk, session, weight)
             session.add(_pending(upload_id, actor, wish, names, weight))
     except BaseException:
