@@ -35,12 +35,12 @@ ON_POSTGRES := $(wildcard $(patsubst %,tests/test_%*.py,\
 
 test: setup ## Run all tests, in a real browser too
 	@sh scripts/test_packages.sh
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
-	MODELPORT_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ON_POSTGRES)
+	@sh scripts/tests.sh $(BIN)/python $(TEST_PROCESSES)
+	@MODELPORT_TEST_DATABASE=postgresql sh scripts/tests.sh $(BIN)/python $(TEST_PROCESSES) $(ON_POSTGRES)
 
 test-postgres: setup ## Run all tests again, with every database in PostgreSQL
 	@sh scripts/test_packages.sh
-	MODELPORT_TEST_DATABASE=postgresql $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	@MODELPORT_TEST_DATABASE=postgresql sh scripts/tests.sh $(BIN)/python $(TEST_PROCESSES)
 
 check: setup ## Check format, lint, types, import contracts, templates, vendored files and licences
 	$(BIN)/ruff format --check .

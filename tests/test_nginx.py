@@ -200,8 +200,10 @@ def test_what_nginx_refuses_itself_is_a_problem_document(start: Start, replicas:
     assert '"code":"bad_request"' in answer
     assert "application/problem+json" in answer
     assert counts(replicas) == [0, 0]
-    # As it was sent: where nginx answers by itself, it calls everything a GET.
-    assert [entry["method"] for entry in logged(nginx, 5)[:2]] == ["TRACE", "POST"]
+    # As it was sent: where nginx answers by itself, it calls everything a GET. A line is written when the request is
+    # over, which is later than the next one's where nginx still reads a body that nobody wants.
+    sent = {entry["status"]: entry["method"] for entry in logged(nginx, 5)}
+    assert (sent[405], sent[413]) == ("TRACE", "POST")
 
 
 @pytest.mark.parametrize(
@@ -281,7 +283,7 @@ def test_the_log_holds_neither_queries_nor_sign_in_links(start: Start, tmp_path:
     secret = "mp_live_secret"
     for path in (f"/predict?api_key={secret}", f"/login/{secret}", f"/login/{secret}?next=x", f"/metrics?{secret}"):
         requests.get(nginx.url + path, headers={"X-API-Key": secret, "Referer": secret}, timeout=10)
-    assert [entry["path"] for entry in logged(nginx, 4)] == ["/predict", "/login/-", "/login/-", "/metrics"]
+    assert sorted(entry["path"] for entry in logged(nginx, 4)) == ["/login/-", "/login/-", "/metrics", "/predict"]
     written = [path.read_text() for path in (tmp_path / "nginx").glob("*.log")]
     assert not any(secret in text for text in written)
 
