@@ -17,6 +17,7 @@ from webapp.admin import (
     audit,
     comparing,
     dashboard,
+    drift,
     jobs,
     pages,
     predictions,
@@ -29,6 +30,7 @@ from webapp.admin import (
 from webapp.admin import keys as admin_keys
 from webapp.admin import registry as admin_registry
 from webapp.api import batch, feedback, native
+from webapp.api import drift as drift_door
 from webapp.api import registry as registry_door
 from webapp.config import Settings, shipped
 from webapp.db import Database
@@ -55,6 +57,7 @@ ADMIN_DOORS = tuple(
         audit,
         comparing,
         dashboard,
+        drift,
         jobs,
         predictions,
         sign_in,
@@ -117,7 +120,7 @@ def create_app(settings: Settings) -> Flask:
     web.install(app, parts)
     pages.install(app, settings)
     app.add_url_rule("/", "root", root)
-    doors = (health.door, native.door, batch.door, feedback.door, registry_door.door)
+    doors = (health.door, native.door, batch.door, drift_door.door, feedback.door, registry_door.door)
     for door in (*doors, *ADMIN_DOORS):
         app.register_blueprint(door)
     parts.limiter.exempt(app.view_functions["static"])

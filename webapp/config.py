@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 import os
 import secrets
 import socket
@@ -56,6 +57,20 @@ def _one_of(*choices: str) -> Callable[[str], str]:
             message = f"must be one of: {', '.join(choices)}"
             raise ValueError(message)
         return text
+
+    return parse
+
+
+def _number(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not low <= number <= high:
+            message = f"must be a number from {low:g} to {high:g}"
+            raise ValueError(message)
+        return number
 
     return parse
 
@@ -260,6 +275,14 @@ class Settings:
     )
     retention_days: int = setting(
         "90", _whole_number(0, 36500), "How long logged predictions and ended batches are kept; 0 keeps them for ever."
+    )
+    drift_tolerance: float = setting(
+        "0.02",
+        _number(0, 1),
+        "How much inputs and outputs may change before it counts as drift, as a population stability index.",
+    )
+    drift_alarms_per_year: float = setting(
+        "1", _number(0.001, 365), "How many false alarms of drift a year each active version may raise."
     )
     batch_backend: str = setting(
         "threading",

@@ -181,6 +181,12 @@ def one_at_a_time(session: Session, table: type[Base]) -> None:
         session.execute(sa.text(f"LOCK TABLE {table.__tablename__} IN SHARE ROW EXCLUSIVE MODE"))
 
 
+def share(session: Session, table: type[Base]) -> None:
+    """Wait for one who has asked to be alone (`one_at_a_time`), and keep it waiting until this transaction ends."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.text(f"LOCK TABLE {table.__tablename__} IN SHARE MODE"))
+
+
 def migrations_folder() -> Path:
     """Where the migrations are."""
     return shipped("migrations")

@@ -99,6 +99,20 @@ EXPIRED = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+DRIFTED = Gauge(
+    "modelport_drift_features_alarming",
+    "Inputs and outputs of the active version that had drifted on the last day that was decided about.",
+    ["model"],
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+DRIFT_DECIDED = Gauge(
+    "modelport_drift_last_run_timestamp_seconds",
+    "When drift of the active version was last looked at.",
+    ["model"],
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
 CACHE_REQUESTS = Counter(
     "modelport_cache_requests",
     "Instances that were looked up among kept answers: hit, miss, or skipped with a large request.",

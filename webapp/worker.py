@@ -27,6 +27,9 @@ from webapp.batches.computing import Computed, Task
 from webapp.db import Session, now
 from webapp.errors import Refusal, Unavailable
 from webapp.jobs import Chunk, Job
+from webapp.monitoring import drift_watch
+from webapp.monitoring.drift_report import Terms
+from webapp.monitoring.references import References
 from webapp.predictions import log
 from webapp.recomputation import Recomputation
 from webapp.uploads import Desk, sweeping, waiting
@@ -42,6 +45,7 @@ SWEEP_SECONDS = 600.0
 REMOVE_SECONDS = 600.0
 MOST_PREDICTIONS = 1000
 MOST_JOBS = 10
+WATCH_SECONDS = 60.0
 # While chunks are under way: how long until what computes them is looked at.
 LOOK_SECONDS = 1.0
 
@@ -186,6 +190,34 @@ class Remover(Loop):
             if self._removed:
                 LOG.info("worker.expired", extra=dict(self._removed))
                 self._removed.clear()
+        return False
+
+
+class DriftWatcher(Loop):
+    """Has versions counted that can be, and decides about each day of theirs when it is over."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop; the first look is soon."""
+        super().__init__(parts, host)
+        self._looked = -math.inf
+        self._references = References(parts.database, parts.artifacts, parts.follower)
+        settings = parts.settings
+        self._terms = Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
+
+    def beat(self) -> None:
+        """Leave it to the loop beside this one to say that the process lives."""
+
+    def work_once(self) -> bool:
+        """Look at every version when it is time to; tells whether there was anything to do."""
+        if time.monotonic() - self._looked < WATCH_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        catalog = self._parts.runtime.catalog
+        begun = self._references.make(catalog)
+        decided = drift_watch.decide_all(self._parts.database, self._terms)
+        drift_watch.show(self._parts.database, catalog)
+        if begun or decided:
+            LOG.info("worker.drift", extra={"begun": begun, "decided": decided})
         return False
 
 

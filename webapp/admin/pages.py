@@ -48,7 +48,13 @@ MENU = (
             ("viewer", "admin_jobs.index", "Jobs", "jobs"),
         ),
     ),
-    ("Watch", (("viewer", "admin_predictions.index", "Predictions", "list"),)),
+    (
+        "Watch",
+        (
+            ("viewer", "admin_predictions.index", "Predictions", "list"),
+            ("viewer", "admin_drift.show", "Drift", "drift"),
+        ),
+    ),
     (
         "Manage",
         (
@@ -243,8 +249,10 @@ def change(record: AuditRecord) -> str:
 
 
 def number(value: float | None) -> str:
-    """Give a count with its thousands apart."""
-    return NONE if value is None else f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+    """Give a number with its thousands apart, and no more digits than say something."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:,.4g}"  # noqa: PLR2004 - thousands
 
 
 def size(count: float) -> str:

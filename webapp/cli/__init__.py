@@ -26,6 +26,7 @@ COMMANDS = {
     "db": "database:group",
     "demo": "demo:demo",
     "doctor": "doctor:doctor",
+    "drift": "drift:group",
     "keys": "keys:group",
     "log-writer": "log_writer:write_log",
     "models": "models:group",

@@ -15,7 +15,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from webapp import db, keys, registry, uploads, users
-from webapp.cli import Command, Console, first_call, models, pass_console
+from webapp.cli import Command, Console, first_call, models, pass_console, story
 from webapp.intake import Upload
 from webapp.uploads import Wish
 
@@ -32,18 +32,18 @@ METADATA = {
 }
 
 
-def rows() -> tuple[pd.DataFrame, pd.Series[int]]:
+def rows(count: int = ROWS, seed: int = SEED) -> tuple[pd.DataFrame, pd.Series[int]]:
     """Generate people and whether they paid; always the same ones."""
-    random = np.random.default_rng(SEED)
+    random = np.random.default_rng(seed)
     people = pd.DataFrame(
         {
-            "age": random.integers(18, 80, ROWS),
-            "income": random.lognormal(10.7, 0.5, ROWS).round(),
-            "credit_score": random.normal(650, 90, ROWS).clip(300, 850).round().astype(int),
+            "age": random.integers(18, 80, count),
+            "income": random.lognormal(10.7, 0.5, count).round(),
+            "credit_score": random.normal(650, 90, count).clip(300, 850).round().astype(int),
         }
     )
     score = (people["credit_score"] - 640) / 60 + (people["income"] - 45_000) / 40_000 + (people["age"] - 40) / 60
-    paid = pd.Series(random.random(ROWS) < 1 / (1 + np.exp(-score)), name="paid").astype(int)
+    paid = pd.Series(random.random(count) < 1 / (1 + np.exp(-score)), name="paid").astype(int)
     return people, paid
 
 
@@ -54,8 +54,9 @@ def train(people: pd.DataFrame, paid: pd.Series[int]) -> Pipeline:
 
 
 @click.command(cls=Command)
+@click.option("--drift", is_flag=True, help="Play four weeks of traffic in which something goes wrong, too.")
 @pass_console
-def demo(console: Console) -> None:
+def demo(console: Console, *, drift: bool) -> None:
     """Make the database, the demo model, a demo key and a first admin, where they are missing."""
     console.begin()
     settings = console.settings
@@ -70,7 +71,12 @@ def demo(console: Console) -> None:
     with console.database.transaction() as session:
         if not users.all_users(session):
             users.create(session, console.actor, ADMIN, "admin")
-    console.answer({"model": first_call.MODEL, "curl": first_call.curl(settings)}, "The demo is in place.")
+    if not drift:
+        console.answer({"model": first_call.MODEL, "curl": first_call.curl(settings)}, "The demo is in place.")
+        return
+    click.echo("Playing four weeks of traffic …", err=True)
+    told = story.play(console)
+    console.answer(told.as_dict(), told.text)
 
 
 def _upload(console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from webapp import db
 from webapp.db import Base, Moment
 from webapp.errors import NotFound
-from webapp.predictions import traffic
+from webapp.predictions import counts, traffic
 
 # Ids of callers that can be asked for; PostgreSQL cannot keep every text in an index. A query has to say it, too.
 CALLED = sa.text("length(client_id) <= 200")
@@ -82,7 +82,9 @@ def insert(session: Session, piece: Piece) -> None:
 
     A record whose id is there already is the same prediction, sent again by a proxy or a resumed batch chunk.
     """
-    traffic.count(session, _insert_new(session, map(_row, piece.records)))
+    new = _insert_new(session, map(_row, piece.records))
+    traffic.count(session, new)
+    counts.count(session, new)
     session.merge(SpoolPosition(host=piece.host, segment=piece.segment, offset=piece.offset))
 
 
@@ -141,6 +143,28 @@ def newest_of(session: Session, model: str, version: int, since: datetime, most:
         Prediction.model == model, Prediction.version == version, Prediction.at > since
     )
     return list(session.scalars(chosen.order_by(Prediction.at.desc(), Prediction.id.desc()).limit(most)))
+
+
+def records(
+    session: Session, model: str, version: int, since: datetime, until: datetime, most: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """Give what the predictions of a version held in a time, the newest first; at `most` so many. No trials."""
+    chosen = _held(model, version).where(Prediction.at >= since, Prediction.at < until)
+    newest = chosen.order_by(Prediction.at.desc(), Prediction.id.desc()).limit(most)
+    for row in session.execute(newest, execution_options={"yield_per": 1000}).mappings():
+        yield dict(row)
+
+
+def first_records(session: Session, model: str, version: int, most: int) -> list[dict[str, Any]]:
+    """Give what the first predictions of a version held. No trials."""
+    oldest = _held(model, version).order_by(Prediction.at, Prediction.id).limit(most)
+    return [dict(row) for row in session.execute(oldest).mappings()]
+
+
+def _held(model: str, version: int) -> sa.Select[Any]:
+    row = Prediction
+    held = sa.select(row.at, row.key_id, row.instance, row.prediction, row.probability, row.probabilities)
+    return held.where(row.model == model, row.version == version, row.source.not_in(traffic.TRIALS))
 
 
 def describe(prediction: Prediction) -> dict[str, Any]:

@@ -164,6 +164,17 @@ def by_version(session: Session, model: str, since: datetime, *, without: Collec
     return dict(found.all())
 
 
+def hours(session: Session, model: str, version: int) -> dict[datetime, int]:
+    """Give the hours in which a version predicted, and how many predictions were logged then. No trials."""
+    found = session.execute(
+        sa.select(HourlyTraffic.hour, sa.func.sum(HourlyTraffic.predictions))
+        .where(HourlyTraffic.model == model, HourlyTraffic.version == version, HourlyTraffic.source.not_in(TRIALS))
+        .group_by(HourlyTraffic.hour)
+        .order_by(HourlyTraffic.hour)
+    )
+    return {hour: int(logged) for hour, logged in found}
+
+
 def percentile(by_step: Mapping[int, int], percent: int) -> float | None:
     """Give the latency that `percent` of all do not exceed, in seconds: `by_step` has how many are in each step.
 

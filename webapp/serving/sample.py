@@ -35,19 +35,26 @@ def sample(references: Mapping[int, bytes], signatures: tuple[Signature, Signatu
 
 
 def _from_reference(number: int, content: bytes, signatures: tuple[Signature, Signature]) -> Sample:
-    """Give the first rows of a reference as JSON would have them."""
     features = _features(*signatures)
-    text = any(signature.container == "text" for signature in signatures)
+    columns = _columns(content, features, MOST_ROWS, text=any(each.container == "text" for each in signatures))
+    lacking = tuple(name for name, feature in features.items() if name not in columns and feature.default is None)
+    return Sample(_transposed(columns), number, lacking)
+
+
+def referenced(content: bytes, signature: Signature, most_rows: int) -> list[Instance]:
+    """Give the first rows of a reference as JSON would have them."""
+    return _transposed(_columns(content, _features(signature), most_rows, text=signature.container == "text"))
+
+
+def _columns(content: bytes, features: Mapping[str, Feature], most_rows: int, *, text: bool) -> dict[str, list[Value]]:
     wanted = None if text else lambda name: str(name) in features
     # Types are guessed from all the rows that are read, as they were when the signature was learned.
-    frame = pd.read_csv(io.BytesIO(content), nrows=MOST_ROWS, usecols=wanted, low_memory=False)
+    frame = pd.read_csv(io.BytesIO(content), nrows=most_rows, usecols=wanted, low_memory=False)
     frame = frame.rename(columns=str)
     if text and len(frame.columns) == 1:
         frame = frame.set_axis(list(features)[:1], axis=1)
     present = [feature for name, feature in features.items() if name in frame.columns]
-    columns = {feature.name: [_value(feature, cell) for cell in frame[feature.name].tolist()] for feature in present}
-    lacking = tuple(name for name, feature in features.items() if name not in columns and feature.default is None)
-    return Sample(_transposed(columns), number, lacking)
+    return {feature.name: [_value(feature, cell) for cell in frame[feature.name].tolist()] for feature in present}
 
 
 def _features(*signatures: Signature) -> dict[str, Feature]:

@@ -1,0 +1,199 @@
+"""Page of drift: whether what a version is asked and answers is still what its reference had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+
+from flask import Blueprint, Response, flash, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
+
+from webapp import keys, registry, web
+from webapp.admin.guard import actor, blueprint, needs
+from webapp.admin.pages import page
+from webapp.db import Session, now
+from webapp.drift import layout
+from webapp.drift.bins import Counts
+from webapp.errors import Invalid
+from webapp.monitoring import description, drift_report, references
+from webapp.monitoring.description import Description
+from webapp.monitoring.drift_report import DAY, DriftDecision, Finding, Report, Terms
+from webapp.predictions import counts
+from webapp.predictions.counts import DriftReference
+
+door: Blueprint = blueprint("drift")
+
+SHOWN_DAYS = 14
+MOST_LABELS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the address asks for: one version that is counted, and a day."""
+
+    model: str
+    version: int
+    day: datetime
+    shown: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a variable: its name, and its shares of the reference and of the time, in percent."""
+
+    name: str
+    reference: float
+    here: float
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A variable over the last days: its effect on each, and whether it had drifted; None where nothing was decided."""
+
+    id: str
+    name: str
+    days: list[tuple[float, bool] | None]
+
+    @property
+    def points(self) -> str:
+        """Draw it."""
+        effects = [each[0] if each else 0.0 for each in self.days]
+        step, top = 100 / max(len(effects) - 1, 1), max(*effects, 0.25)
+        return " ".join(f"{number * step:.1f},{19 - 18 * each / top:.1f}" for number, each in enumerate(effects))
+
+
+def terms() -> Terms:
+    """Give how strict this installation is."""
+    settings = web.parts().settings
+    return Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
+
+
+@door.get("/drift")
+@needs("viewer")
+def show() -> Response:
+    """Show what was found out about a version and a day, and one of its variables closely."""
+    with web.parts().database.reading() as session:
+        counted = sorted(counts.counted(session))
+        waiting = _waiting(session, set(counted))
+        if not counted:
+            return page("drift/none.html", waiting=waiting, models=registry.all_models(session))
+        asked = _asked(session, counted)
+        reference = references.get(session, asked.model, asked.version)
+        found = drift_report.of_day(session, asked.model, asked.version, asked.day, terms())
+        finding = next((each for each in found.findings if each.id == asked.shown), found.findings[0])
+        since = now() - SHOWN_DAYS * DAY
+        decided = drift_report.decisions(session, asked.model, asked.version, since)
+        return page(
+            "drift/show.html",
+            asked=asked,
+            counted=counted,
+            waiting=waiting,
+            reference=reference,
+            found=found,
+            finding=finding,
+            terms=terms(),
+            today=_midnight(now()),
+            days=_days(),
+            lines=_lines(found, decided),
+            cells=_cells(session, reference, found, finding),
+            described=_described(session, asked, found, finding),
+            names=keys.names(session, {each.key_id for one in found.findings for each in one.sources}),
+        )
+
+
+def _waiting(session: Session, counted: set[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Name active versions that are not counted yet."""
+    active = {(model.name, model.active_number) for model in registry.all_models(session) if model.active_number}
+    return sorted(active - counted)
+
+
+def _asked(session: Session, counted: list[tuple[str, int]]) -> Asked:
+    """Read the address; what it does not say is the active version, the last day that is over, the largest change."""
+    model, _, version = request.args.get("version", "").partition(" v")
+    wanted = (model, int(version) if version.isdecimal() and len(version) < registry.MOST_NUMBER_DIGITS else 0)
+    if wanted not in counted:
+        named = request.args.get("model") or model
+        active = {each.name: each.active_number for each in registry.all_models(session)}
+        likely = [each for each in counted if each[0] == named] or counted
+        wanted = next((each for each in likely if active.get(each[0]) == each[1]), likely[-1])
+    return Asked(*wanted, _day(session, *wanted), request.args.get("shown", ""))
+
+
+def _day(session: Session, model: str, version: int) -> datetime:
+    try:
+        return datetime.combine(date.fromisoformat(request.args.get("day", "")), time.min, UTC)
+    except ValueError:
+        decided = drift_report.decisions(session, model, version, now() - SHOWN_DAYS * DAY)
+        return decided[-1].day if decided else _midnight(now())
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _days() -> list[datetime]:
+    today = _midnight(now())
+    return [today - number * DAY for number in range(SHOWN_DAYS, 0, -1)]
+
+
+def _lines(found: Report, decided: list[DriftDecision]) -> list[Line]:
+    by_day = {each.day: ({one["id"]: one["effect"] for one in each.findings}, set(each.drifted)) for each in decided}
+
+    def of(finding: Finding, day: datetime) -> tuple[float, bool] | None:
+        effects, drifted = by_day.get(day, ({}, set()))
+        return (effects[finding.id], finding.id in drifted) if finding.id in effects else None
+
+    return [Line(each.id, each.name, [of(each, day) for day in _days()]) for each in found.findings]
+
+
+def _cells(session: Session, reference: DriftReference, found: Report, finding: Finding) -> list[Cell]:
+    """Give what the drawing of a variable shows; cells that nothing is in are left out where they are no interval."""
+    meant = layout.from_json(reference.layout)
+    here = meant.parts(counts.between(session, reference, found.since, found.until))
+    theirs = meant.parts(counts.compared_with(session, reference, found.since))
+    variable, mine, usual = next(
+        (each, mine, usual) for (each, mine), (_, usual) in zip(here, theirs, strict=True) if each.id == finding.id
+    )
+    shares = zip(variable.binning.cells, _percent(usual), _percent(mine), strict=True)
+    cells = [Cell(name, usual_share, share) for name, usual_share, share in shares]
+    return [each for each in cells if "…" in each.name or each.reference or each.here]
+
+
+def _percent(of: Counts) -> list[float]:
+    shares: list[float] = (100 * of / max(int(of.sum()), 1)).tolist()
+    return shares
+
+
+def _described(session: Session, asked: Asked, found: Report, finding: Finding) -> Description | None:
+    version = registry.get_version(session, registry.get_model(session, asked.model), asked.version)
+    if finding.role != "input" or finding.name not in description.numbers_of(version):
+        return None
+    store = web.parts().artifacts
+    return next(iter(description.describe(session, store, version, [finding.name], found.since, found.until)), None)
+
+
+@door.post("/drift/compare-with")
+@needs("operator")
+def compare_with() -> AnyResponse:
+    """Choose what a version is compared with: a time of its own predictions, or its reference again."""
+    model, _, version = request.form.get("version", "").partition(" v")
+    number = int(version) if version.isdecimal() and len(version) < registry.MOST_NUMBER_DIGITS else 0
+    try:
+        with web.parts().database.transaction() as session:
+            if request.form.get("packed"):
+                references.choose_packed(session, actor(), model, number)
+            else:
+                since, until = (_date(name) for name in ("since", "until"))
+                references.choose(session, actor(), model, number, since, until + timedelta(days=1))
+    except Invalid as invalid:
+        flash(invalid.detail, "bad")
+    else:
+        flash("Days that are decided from now on are compared so; what was decided before stays.", "ok")
+    return redirect(url_for("admin_drift.show", version=f"{model} v{number}"), code=303)
+
+
+def _date(name: str) -> datetime:
+    try:
+        return datetime.combine(date.fromisoformat(request.form.get(name, "")), time.min, UTC)
+    except ValueError:
+        raise Invalid("date_unreadable", "Give both days as dates, such as 2026-11-01.") from None

@@ -1,0 +1,66 @@
+"""Drift over HTTP: what was found out about a version in a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+from flask import Response, g, jsonify, request
+
+from webapp import registry, web
+from webapp.api import blueprint, requires
+from webapp.db import Session, now
+from webapp.errors import Invalid
+from webapp.monitoring import description, drift_report
+from webapp.monitoring.drift_report import DAY, Report, Terms
+from webapp.registry import Version
+
+door = blueprint("drift")
+MOST_DAYS = 366
+
+
+@door.get("/models/<name>/drift")
+@requires("models:read")
+def drift(name: str) -> Response:
+    """Compare what a version was asked and answered in a time with its reference, and describe its numbers."""
+    g.key.require_model(name)
+    made = web.parts()
+    with made.database.reading() as session:
+        version = _version(session, name)
+        found = _report(session, version)
+        names = description.numbers_of(version)
+        described = description.describe(session, made.artifacts, version, names, found.since, found.until)
+    return jsonify(found.as_dict() | {"described": [each.as_dict() for each in described]})
+
+
+def _version(session: Session, name: str) -> Version:
+    model = registry.get_model(session, name)
+    asked = request.args.get("version")
+    if asked is not None:
+        return registry.get_version(session, model, registry.number_of(session, name, asked))
+    if model.active_number is None:
+        raise Invalid("version_missing", f"“{name}” has no active version; ask for one with ?version=.")
+    return registry.get_version(session, model, model.active_number)
+
+
+def _report(session: Session, version: Version) -> Report:
+    """Give what was decided about a day, or what a time of several days held."""
+    settings = web.parts().settings
+    terms = Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
+    which: dict[str, Any] = {"model": version.model.name, "version": version.number, "terms": terms}
+    since, until = _day("since"), _day("until")
+    if since is None:
+        day = _day("day") or now().replace(hour=0, minute=0, second=0, microsecond=0)
+        return drift_report.of_day(session, day=day, **which)
+    end = (until or now().replace(hour=0, minute=0, second=0, microsecond=0)) + DAY
+    if not since < end <= since + MOST_DAYS * DAY:
+        raise Invalid("time_unusable", f"“until” is not before “since”, and at most {MOST_DAYS} days after it.")
+    return drift_report.report(session, since=since, until=end, **which)
+
+
+def _day(name: str) -> datetime | None:
+    text = request.args.get(name)
+    try:
+        return None if text is None else datetime.combine(date.fromisoformat(text), time.min, UTC)
+    except ValueError:
+        raise Invalid("date_unreadable", f"“{name}” is a date such as 2026-03-03.") from None

@@ -1,0 +1,299 @@
+"""Drift of a version: what a time held, compared with its reference; what was decided about each closed day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from webapp.db import Base, Moment, now
+from webapp.drift import layout, rule
+from webapp.drift.bins import ABOVE, BELOW, MISSING, NEW, Counts
+from webapp.drift.layout import Layout, Role, Variable
+from webapp.monitoring import attribution, references
+from webapp.monitoring.attribution import Source
+from webapp.predictions import counts
+from webapp.predictions.counts import DriftReference
+
+DAY = timedelta(days=1)
+# A day with fewer rows is looked at together with those before it, up to so many days.
+FEWEST_ROWS, MOST_DAYS = 500, 30
+WEEK_DAYS = 7
+# Days before it, in which nothing had drifted, say how much days differ anyway; fewer say nothing.
+CALIBRATING_DAYS, FEWEST_CALIBRATING = 30, 5
+# A day and the week that it ends are looked at: each spends half of the budget of false alarms.
+LOOKS_PER_YEAR = 2 * 365
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How strict to be: which change is tolerated, and how many false alarms a year."""
+
+    tolerance: float = rule.TOLERANCE
+    alarms_per_year: float = rule.ALARMS_PER_YEAR
+
+    @property
+    def level(self) -> float:
+        """The probability of a false alarm at one look."""
+        return self.alarms_per_year / LOOKS_PER_YEAR
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One input or output of a version in a time. Shares are of all rows, from 0 to 1."""
+
+    id: str
+    role: Role
+    name: str
+    drifted: bool
+    severity: str
+    effect: float
+    p: float | None
+    detectable: float | None
+    dispersion: float
+    # Here and in the reference: what is missing; what lies below or above everything that the reference has.
+    missing: tuple[float, float]
+    outside: tuple[float, float]
+    new: float
+    # Whose traffic the change comes from, where it was looked up.
+    sources: tuple[Source, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the public form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found out about a time; findings are ordered by how surely they have changed."""
+
+    model: str
+    version: int
+    since: datetime
+    until: datetime
+    rows: int
+    reference_rows: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def drifted(self) -> list[Finding]:
+        """Those that have changed by more than is tolerated."""
+        return [each for each in self.findings if each.drifted]
+
+    @property
+    def enough(self) -> bool:
+        """Whether there were enough rows to say anything."""
+        return self.rows >= rule.FEWEST_ROWS
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the public form."""
+        times = {"since": self.since.isoformat(), "until": self.until.isoformat()}
+        return asdict(self) | times | {"drifted": [each.id for each in self.drifted]}
+
+
+class DriftDecision(Base):
+    """What was decided about a day of a version when it was over."""
+
+    __tablename__ = "drift_decisions"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy's interface
+
+    model: Mapped[str] = mapped_column(sa.Text, primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    day: Mapped[datetime] = mapped_column(Moment, primary_key=True)
+    # From when the rows are: earlier than the day where that had few.
+    since: Mapped[datetime] = mapped_column(Moment)
+    rows: Mapped[int]
+    # Findings by their ids, and those that have drifted, in the day itself or in the week that it ends.
+    findings: Mapped[list[dict[str, Any]]] = mapped_column(sa.JSON)
+    drifted: Mapped[list[str]] = mapped_column(sa.JSON)
+    decided_at: Mapped[datetime] = mapped_column(Moment)
+
+
+# --- A time ---------------------------------------------------------------------------------------------------
+
+
+def report(session: Session, model: str, version: int, since: datetime, until: datetime, terms: Terms) -> Report:
+    """Compare what a version predicted in a time with its reference. `NotFound` where there is none."""
+    reference = references.get(session, model, version)
+    window = counts.between(session, reference, since, until)
+    return _report(session, reference, window, since, until, terms)
+
+
+def _report(
+    session: Session, reference: DriftReference, window: Counts, since: datetime, until: datetime, terms: Terms
+) -> Report:
+    meant = layout.from_json(reference.layout)
+    healthy = _healthy_days(session, reference, since)
+    against = counts.compared_with(session, reference, since)
+    compared = [
+        (variable, mine, theirs, rule.dispersion(days) if len(days) >= FEWEST_CALIBRATING else 1.0)
+        for (variable, mine), (_, theirs), days in zip(
+            meant.parts(window), meant.parts(against), _by_variable(meant, healthy), strict=True
+        )
+    ]
+    results = [
+        rule.compare(
+            theirs,
+            mine,
+            ordered=variable.binning.is_ordered,
+            tolerance=terms.tolerance,
+            dispersion=dispersion,
+            level=terms.level,
+        )
+        for variable, mine, theirs, dispersion in compared
+    ]
+    drifted = rule.alarms({each[0].id: result.p for each, result in zip(compared, results, strict=True)}, terms.level)
+    findings = [
+        _finding(variable, mine, theirs, result, dispersion, drifted=variable.id in drifted)
+        for (variable, mine, theirs, dispersion), result in zip(compared, results, strict=True)
+    ]
+    findings.sort(key=_order)
+    # Every variable is counted in every row.
+    rows, reference_rows = results[0].rows, results[0].reference_rows
+    return Report(reference.model, reference.version, since, until, rows, reference_rows, tuple(findings))
+
+
+def _finding(
+    variable: Variable, mine: Counts, theirs: Counts, result: rule.Comparison, dispersion: float, *, drifted: bool
+) -> Finding:
+    cells = variable.binning.cells
+    mine_of, theirs_of = (dict(zip(cells, _shares(each), strict=True)) for each in (mine, theirs))
+
+    def outside(shares: dict[str, float]) -> float:
+        return shares.get(BELOW, 0.0) + shares.get(ABOVE, 0.0)
+
+    return Finding(
+        variable.id,
+        variable.role,
+        variable.name,
+        drifted,
+        result.severity,
+        result.effect,
+        result.p,
+        result.detectable,
+        dispersion,
+        (mine_of[MISSING], theirs_of[MISSING]),
+        (outside(mine_of), outside(theirs_of)),
+        mine_of.get(NEW, 0.0),
+    )
+
+
+def _shares(of: Counts) -> list[float]:
+    shares: list[float] = (of / max(int(of.sum()), 1)).tolist()
+    return shares
+
+
+def _healthy_days(session: Session, reference: DriftReference, until: datetime) -> list[tuple[Counts, set[str]]]:
+    """Give the counts of the days before that were decided about, each with what had drifted then."""
+    since = until - CALIBRATING_DAYS * DAY
+    by_day = counts.by_day(session, reference, since, until)
+    decided = {each.day: set(each.drifted) for each in decisions(session, reference.model, reference.version, since)}
+    return [(found, decided[day]) for day, found in by_day.items() if day in decided]
+
+
+def _by_variable(meant: Layout, days: Sequence[tuple[Counts, set[str]]]) -> Iterator[list[Counts]]:
+    """Give for each variable its counts on the days on which it had not drifted."""
+    split = [({each.id: part for each, part in meant.parts(found)}, drifted) for found, drifted in days]
+    for variable in meant.variables:
+        yield [parts[variable.id] for parts, drifted in split if variable.id not in drifted]
+
+
+# --- Closed days --------------------------------------------------------------------------------------------
+
+
+def decide(session: Session, model: str, version: int, day: datetime, terms: Terms) -> DriftDecision | None:
+    """Decide about a day that is over, once; None where it was decided before or the version did not predict."""
+    reference = references.get(session, model, version)
+    if session.get(DriftDecision, (model, version, day)) is not None:
+        return None
+    until = day + DAY
+    by_day = counts.by_day(session, reference, until - MOST_DAYS * DAY, until)
+    if day not in by_day:
+        return None
+    since = _beginning(by_day, reference, day)
+    found = _report(session, reference, _sum(by_day, since), since, until, terms)
+    week = day - (WEEK_DAYS - 1) * DAY
+    over_week = _report(session, reference, _sum(by_day, week), week, until, terms) if since > week else found
+    drifted = {each.id for each in (*found.drifted, *over_week.drifted)}
+    sources = attribution.sources(session, reference, since, until, drifted)
+    decision = DriftDecision(
+        model=model,
+        version=version,
+        day=day,
+        since=since,
+        rows=found.rows,
+        findings=[
+            {**each.as_dict(), "sources": [asdict(one) for one in sources.get(each.id, ())]} for each in found.findings
+        ],
+        drifted=sorted(drifted),
+        decided_at=now(),
+    )
+    session.add(decision)
+    return decision
+
+
+def _beginning(by_day: dict[datetime, Counts], reference: DriftReference, day: datetime) -> datetime:
+    """Give from when on there are enough rows up to the end of a day."""
+    first = next(layout.from_json(reference.layout).parts(by_day[day]))[1].size
+    rows, since = 0, day
+    for each in sorted(by_day, reverse=True):
+        rows, since = rows + int(by_day[each][:first].sum()), each
+        if rows >= FEWEST_ROWS:
+            break
+    return since
+
+
+def _sum(by_day: dict[datetime, Counts], since: datetime) -> Counts:
+    total: Counts = np.sum([found for day, found in by_day.items() if day >= since], axis=0)
+    return total
+
+
+def of_day(session: Session, model: str, version: int, day: datetime, terms: Terms) -> Report:
+    """Give what was decided about a day; before that, what there is of it so far."""
+    decision = session.get(DriftDecision, (model, version, day))
+    if decision is None:
+        return report(session, model, version, day, day + DAY, terms)
+    findings = [_from_dict(found, drifted=found["id"] in decision.drifted) for found in decision.findings]
+    findings.sort(key=_order)
+    reference = references.get(session, model, version)
+    against = next(layout.from_json(reference.layout).parts(counts.compared_with(session, reference, decision.since)))[
+        1
+    ]
+    return Report(model, version, decision.since, day + DAY, decision.rows, int(against.sum()), tuple(findings))
+
+
+def _from_dict(document: dict[str, Any], *, drifted: bool) -> Finding:
+    sources = tuple(Source(**each) for each in document["sources"])
+    shares = {name: tuple(document[name]) for name in ("missing", "outside")}
+    return Finding(**{**document, **shares, "sources": sources, "drifted": drifted})
+
+
+def _order(finding: Finding) -> tuple[bool, float, str]:
+    return not finding.drifted, -finding.effect, finding.id
+
+
+def undecided(session: Session, model: str, version: int, until: datetime) -> list[datetime]:
+    """Give the days before a moment, of the last month, that nobody has decided about though the version predicted."""
+    reference = references.get(session, model, version)
+    today = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    since = today - MOST_DAYS * DAY
+    known = {each.day for each in decisions(session, model, version, since)}
+    return sorted(set(counts.by_day(session, reference, since, today)) - known)
+
+
+def decisions(session: Session, model: str, version: int, since: datetime) -> list[DriftDecision]:
+    """Give what was decided about days since a moment, the oldest first."""
+    row = DriftDecision
+    chosen = sa.select(row).where(row.model == model, row.version == version, row.day >= since)
+    return list(session.scalars(chosen.order_by(row.day)))
+
+
+def forget_decisions(session: Session, model: str, version: int) -> None:
+    """Forget what was decided: the version is compared with something else, or was counted anew."""
+    db_row = DriftDecision
+    session.execute(sa.delete(db_row).where(db_row.model == model, db_row.version == version))
