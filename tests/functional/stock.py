@@ -28,6 +28,8 @@ from webapp.artifacts import ArtifactStore
 from webapp.audit import Actor
 from webapp.db import Database, Session
 from webapp.intake import Upload
+from webapp.monitoring import drift_report
+from webapp.predictions import log
 from webapp.signature import from_dict
 from webapp.uploads import Desk, Wish
 
@@ -87,6 +89,8 @@ def stocked_server(folder: Path) -> Iterator[Stocked]:
         batch = {"instances": [INSTANCE] * 3}
         assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
         eventually(lambda: server.rows("SELECT number FROM chunks WHERE done_at IS NOT NULL"))
+        eventually(lambda: server.rows("SELECT version FROM drift_references"))
+        stock.drift(key_id)
         with worker_held(server):
             waiting = _begin_upload(server, key, folder / "mixed.joblib")
             assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
@@ -166,6 +170,27 @@ class Stock:
         self.alter("UPDATE api_keys SET created_at = :past WHERE id = :id", id=made["unused"], past=PAST)
         return key, key_id
 
+    def drift(self, key_id: str) -> None:
+        """Log what the active version was asked yesterday, another value than ever before, and decide about the day."""
+        yesterday = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - drift_report.DAY
+        facts = {"model": MODEL, "version": 1, "model_version": "w" * 64, "source": "api", "key_id": key_id}
+        answer = {"prediction": True, "probability": 0.75, "probabilities": {"False": 0.25, "True": 0.75}}
+        rest = {"request_id": "drifted", "client_id": None, "warnings": [], "latency_seconds": 0.001}
+        made = [
+            {
+                **facts,
+                **answer,
+                **rest,
+                "id": f"drifted-{number}",
+                "at": (yesterday + timedelta(minutes=number)).timestamp(),
+                "instance": {**INSTANCE, "city": "Ankh-Morpork" * 9, NUMBER: 1e6 + number},
+            }
+            for number in range(600)
+        ]
+        with self.session() as session:
+            log.insert(session, log.Piece("another", "yesterday", made, 1))
+            drift_report.decide(session, MODEL, 1, yesterday, drift_report.Terms())
+
     def people(self) -> dict[str, str]:
         """Make people; give the sign-in link of each."""
         with self.session() as session:
@@ -219,6 +244,7 @@ def _examples(key_id: str, predictions: list[str], uploaded: list[str], token: s
     versions = [{"name": name, "number": number} for name in (MODEL, TEXTS) for number in (1, 2)]
     version = "/admin/models/<name>/versions/<int:number>"
     return {
+        "/admin/drift": [{}, {"version": f"{MODEL} v1", "shown": "input:city"}, {"model": MODEL, "day": "2026-01-01"}],
         "/admin/keys/<key_id>": [{"key_id": key_id}],
         "/admin/keys/<key_id>/revoke": [{"key_id": key_id}],
         "/admin/models/<name>": [{"name": MODEL}, {"name": TEXTS}],
