@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test check bench bench-peers bench-pages faults format lock wheel clean
+.PHONY: help setup run cluster test check bench bench-peers bench-pages bench-drift faults format lock wheel clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,6 +61,9 @@ bench-peers: setup ## The same against other servers, each installed into an env
 
 bench-pages: setup ## Measure each page of the admin UI over a large database
 	$(BIN)/python -m benchmarks.pages
+
+bench-drift: setup ## Measure the rule of drift beside the guide's; fetches its data once, takes some minutes
+	$(BIN)/python -m benchmarks.drift
 
 faults: setup ## Try the faults that uploads, activation and a cluster must survive; prints figures and takes an hour
 	$(BIN)/python -m tests.faults.mutations --count 100000 --seed 1

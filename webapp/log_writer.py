@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy.exc
 
-from webapp import fleet
+from webapp import faults, fleet
 from webapp.db import Database
 from webapp.errors import Unavailable
 from webapp.predictions import log, spool
@@ -132,6 +132,8 @@ class LogWriter:
             LOG.error("log.damaged_lines", extra={"segment": path.name, "count": len(lines) - len(records)})
         with self._database.transaction() as session:
             log.insert(session, log.Piece(self._host, path.name, records, offset))
+            faults.point("log.inserted")
+        faults.point("log.committed")
         return len(records)
 
     def _set_aside(self, path: Path, line: bytes, error: Exception) -> None:
@@ -151,6 +153,7 @@ class LogWriter:
             path.unlink()
         except FileNotFoundError:
             return
+        faults.point("log.removed")
         if torn:
             LOG.error("log.torn_line", extra={"segment": path.name, "bytes": torn})
 
