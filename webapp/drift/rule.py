@@ -21,8 +21,9 @@ from webapp.drift.bins import Counts
 TOLERANCE = 0.02
 ALARMS_PER_YEAR = 1.0
 FEWEST_ROWS = 200
-# A cell in which fewer rows are expected than this, and fewer were seen than that, counts with its neighbour.
-FEWEST_EXPECTED, FEWEST_SEEN = 1.0, 5
+# A cell in which fewer rows are expected than this, and fewer were seen than that, counts with its neighbour. So does a
+# part of all rows as small as this where cells have an order: a bit more than the largest is like the largest.
+FEWEST_EXPECTED, FEWEST_SEEN, SMALL_PART = 1.0, 5, 0.02
 MODERATE, MAJOR = 0.1, 0.25
 # With which probability a change that is called detectable is detected.
 POWER = 0.8
@@ -103,7 +104,8 @@ def _merged(reference: Counts, window: Counts, *, ordered: bool) -> tuple[Figure
     """Put cells that say nothing by themselves to their neighbours; of categories, to one another."""
     r, c = reference.astype(np.float64), window.astype(np.float64)
     expected = r * (c.sum() / r.sum()) if r.sum() else r
-    sparse = (expected < FEWEST_EXPECTED) & (c < FEWEST_SEEN)
+    fewest_seen = max(FEWEST_SEEN, SMALL_PART * c.sum()) if ordered else FEWEST_SEEN
+    sparse = (expected < FEWEST_EXPECTED) & (c < fewest_seen)
     # Missing values, which come first, are like no others.
     groups = _neighbours(sparse) if ordered else np.where(sparse, len(r), np.arange(len(r)))
     width = len(r) + 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -60,6 +60,8 @@ class Finding:
     missing: tuple[float, float]
     outside: tuple[float, float]
     new: float
+    # How many days were looked at.
+    days: int
     # Whose traffic the change comes from, where it was looked up.
     sources: tuple[Source, ...] = ()
 
@@ -124,63 +126,74 @@ def report(session: Session, model: str, version: int, since: datetime, until: d
     return _report(session, reference, window, since, until, terms)
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """The counts of a variable in a time and in what it is compared with, and how much its days differ anyway."""
+
+    variable: Variable
+    here: Counts
+    reference: Counts
+    dispersion: float
+
+    def compared(self, terms: Terms) -> rule.Comparison:
+        """Compare them."""
+        return rule.compare(
+            self.reference,
+            self.here,
+            ordered=self.variable.binning.is_ordered,
+            tolerance=terms.tolerance,
+            dispersion=self.dispersion,
+            level=terms.level,
+        )
+
+    def finding(self, result: rule.Comparison, days: int, *, drifted: bool) -> Finding:
+        """Say what came of it."""
+        cells = self.variable.binning.cells
+        here, reference = (dict(zip(cells, _shares(each), strict=True)) for each in (self.here, self.reference))
+        return Finding(
+            self.variable.id,
+            self.variable.role,
+            self.variable.name,
+            drifted,
+            result.severity,
+            result.effect,
+            result.p,
+            result.detectable,
+            self.dispersion,
+            (here[MISSING], reference[MISSING]),
+            (_outside(here), _outside(reference)),
+            here.get(NEW, 0.0),
+            days,
+        )
+
+
+def _outside(shares: dict[str, float]) -> float:
+    return shares.get(BELOW, 0.0) + shares.get(ABOVE, 0.0)
+
+
 def _report(
     session: Session, reference: DriftReference, window: Counts, since: datetime, until: datetime, terms: Terms
 ) -> Report:
-    meant = layout.from_json(reference.layout)
-    healthy = _healthy_days(session, reference, since)
-    against = counts.compared_with(session, reference, since)
-    compared = [
-        (variable, mine, theirs, rule.dispersion(days) if len(days) >= FEWEST_CALIBRATING else 1.0)
-        for (variable, mine), (_, theirs), days in zip(
-            meant.parts(window), meant.parts(against), _by_variable(meant, healthy), strict=True
-        )
-    ]
-    results = [
-        rule.compare(
-            theirs,
-            mine,
-            ordered=variable.binning.is_ordered,
-            tolerance=terms.tolerance,
-            dispersion=dispersion,
-            level=terms.level,
-        )
-        for variable, mine, theirs, dispersion in compared
-    ]
-    drifted = rule.alarms({each[0].id: result.p for each, result in zip(compared, results, strict=True)}, terms.level)
+    beside = list(_beside(session, reference, window, since))
+    results = [each.compared(terms) for each in beside]
+    p_by_id = {each.variable.id: result.p for each, result in zip(beside, results, strict=True)}
+    drifted = rule.alarms(p_by_id, terms.level)
     findings = [
-        _finding(variable, mine, theirs, result, dispersion, drifted=variable.id in drifted)
-        for (variable, mine, theirs, dispersion), result in zip(compared, results, strict=True)
+        each.finding(result, (until - since).days, drifted=each.variable.id in drifted)
+        for each, result in zip(beside, results, strict=True)
     ]
-    findings.sort(key=_order)
     # Every variable is counted in every row.
     rows, reference_rows = results[0].rows, results[0].reference_rows
-    return Report(reference.model, reference.version, since, until, rows, reference_rows, tuple(findings))
+    ordered = tuple(sorted(findings, key=_order))
+    return Report(reference.model, reference.version, since, until, rows, reference_rows, ordered)
 
 
-def _finding(
-    variable: Variable, mine: Counts, theirs: Counts, result: rule.Comparison, dispersion: float, *, drifted: bool
-) -> Finding:
-    cells = variable.binning.cells
-    mine_of, theirs_of = (dict(zip(cells, _shares(each), strict=True)) for each in (mine, theirs))
-
-    def outside(shares: dict[str, float]) -> float:
-        return shares.get(BELOW, 0.0) + shares.get(ABOVE, 0.0)
-
-    return Finding(
-        variable.id,
-        variable.role,
-        variable.name,
-        drifted,
-        result.severity,
-        result.effect,
-        result.p,
-        result.detectable,
-        dispersion,
-        (mine_of[MISSING], theirs_of[MISSING]),
-        (outside(mine_of), outside(theirs_of)),
-        mine_of.get(NEW, 0.0),
-    )
+def _beside(session: Session, reference: DriftReference, window: Counts, since: datetime) -> Iterator[_Beside]:
+    meant = layout.from_json(reference.layout)
+    against = counts.compared_with(session, reference, since)
+    healthy = _by_variable(meant, _days_before(session, reference, since))
+    for (variable, here), (_, theirs), days in zip(meant.parts(window), meant.parts(against), healthy, strict=True):
+        yield _Beside(variable, here, theirs, rule.dispersion(days) if len(days) >= FEWEST_CALIBRATING else 1.0)
 
 
 def _shares(of: Counts) -> list[float]:
@@ -188,7 +201,7 @@ def _shares(of: Counts) -> list[float]:
     return shares
 
 
-def _healthy_days(session: Session, reference: DriftReference, until: datetime) -> list[tuple[Counts, set[str]]]:
+def _days_before(session: Session, reference: DriftReference, until: datetime) -> list[tuple[Counts, set[str]]]:
     """Give the counts of the days before that were decided about, each with what had drifted then."""
     since = until - CALIBRATING_DAYS * DAY
     by_day = counts.by_day(session, reference, since, until)
@@ -219,7 +232,8 @@ def decide(session: Session, model: str, version: int, day: datetime, terms: Ter
     found = _report(session, reference, _sum(by_day, since), since, until, terms)
     week = day - (WEEK_DAYS - 1) * DAY
     over_week = _report(session, reference, _sum(by_day, week), week, until, terms) if since > week else found
-    drifted = {each.id for each in (*found.drifted, *over_week.drifted)}
+    findings = _worse(found, over_week)
+    drifted = sorted(each.id for each in findings if each.drifted)
     sources = attribution.sources(session, reference, since, until, drifted)
     decision = DriftDecision(
         model=model,
@@ -227,14 +241,18 @@ def decide(session: Session, model: str, version: int, day: datetime, terms: Ter
         day=day,
         since=since,
         rows=found.rows,
-        findings=[
-            {**each.as_dict(), "sources": [asdict(one) for one in sources.get(each.id, ())]} for each in found.findings
-        ],
-        drifted=sorted(drifted),
+        findings=[replace(each, sources=sources.get(each.id, ())).as_dict() for each in findings],
+        drifted=drifted,
         decided_at=now(),
     )
     session.add(decision)
     return decision
+
+
+def _worse(day: Report, week: Report) -> list[Finding]:
+    """Give what was found on a day, or over the week where only that has drifted."""
+    over_week = {each.id: each for each in week.drifted}
+    return [each if each.drifted else over_week.get(each.id, each) for each in day.findings]
 
 
 def _beginning(by_day: dict[datetime, Counts], reference: DriftReference, day: datetime) -> datetime:
@@ -258,8 +276,7 @@ def of_day(session: Session, model: str, version: int, day: datetime, terms: Ter
     decision = session.get(DriftDecision, (model, version, day))
     if decision is None:
         return report(session, model, version, day, day + DAY, terms)
-    findings = [_from_dict(found, drifted=found["id"] in decision.drifted) for found in decision.findings]
-    findings.sort(key=_order)
+    findings = sorted(map(_from_dict, decision.findings), key=_order)
     reference = references.get(session, model, version)
     against = next(layout.from_json(reference.layout).parts(counts.compared_with(session, reference, decision.since)))[
         1
@@ -267,10 +284,10 @@ def of_day(session: Session, model: str, version: int, day: datetime, terms: Ter
     return Report(model, version, decision.since, day + DAY, decision.rows, int(against.sum()), tuple(findings))
 
 
-def _from_dict(document: dict[str, Any], *, drifted: bool) -> Finding:
+def _from_dict(document: dict[str, Any]) -> Finding:
     sources = tuple(Source(**each) for each in document["sources"])
     shares = {name: tuple(document[name]) for name in ("missing", "outside")}
-    return Finding(**{**document, **shares, "sources": sources, "drifted": drifted})
+    return Finding(**{**document, **shares, "sources": sources})
 
 
 def _order(finding: Finding) -> tuple[bool, float, str]:
