@@ -122,6 +122,27 @@ def test_the_schema_can_be_taken_back_and_made_again(settings: Settings, databas
     assert tables(database) == made
 
 
+def test_what_was_told_before_is_found_by_version_and_time(settings: Settings, database: Database) -> None:
+    url = settings.sqlalchemy_url
+    alembic.command.upgrade(db._alembic(url), "0008")
+    told = {
+        "id": "p",
+        "at": "2026-03-03 12:00:00.000000+00:00" if databases.ON_POSTGRESQL else "2026-03-03 12:00:00.000000",
+    }
+    columns = (
+        "id, at, model, version, model_version, key_id, request_id, source, instance, prediction, probability,"
+        " probabilities, warnings, latency_seconds"
+    )
+    values = ":id, :at, 'churn', 3, '3', 'k', 'r', 'test', '{}', '1', 'null', 'null', '[]', 0"
+    with database.transaction() as session:
+        session.execute(sa.text(f"INSERT INTO predictions ({columns}) VALUES ({values})"), told)
+        session.execute(sa.text("INSERT INTO outcomes VALUES (:id, '1', :at, :at)"), told)
+    db.upgrade(url)
+    with database.reading() as session:
+        [found] = session.execute(sa.text("SELECT model, version, source, at = told_at AS same FROM outcomes"))
+    assert tuple(found) == ("churn", 3, "test", True)
+
+
 def test_the_migrations_are_one_line_without_branches() -> None:
     script = alembic.script.ScriptDirectory(str(db.migrations_folder()))
     assert len(script.get_heads()) == len(script.get_bases()) == 1

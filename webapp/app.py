@@ -21,6 +21,7 @@ from webapp.admin import (
     jobs,
     pages,
     predictions,
+    quality,
     sign_in,
     system,
     try_it,
@@ -31,6 +32,7 @@ from webapp.admin import keys as admin_keys
 from webapp.admin import registry as admin_registry
 from webapp.api import batch, feedback, native
 from webapp.api import drift as drift_door
+from webapp.api import quality as quality_door
 from webapp.api import registry as registry_door
 from webapp.config import Settings, shipped
 from webapp.db import Database
@@ -60,6 +62,7 @@ ADMIN_DOORS = tuple(
         drift,
         jobs,
         predictions,
+        quality,
         sign_in,
         system,
         try_it,
@@ -120,7 +123,8 @@ def create_app(settings: Settings) -> Flask:
     web.install(app, parts)
     pages.install(app, settings)
     app.add_url_rule("/", "root", root)
-    doors = (health.door, native.door, batch.door, drift_door.door, feedback.door, registry_door.door)
+    watching = (drift_door.door, quality_door.door)
+    doors = (health.door, native.door, batch.door, feedback.door, registry_door.door, *watching)
     for door in (*doors, *ADMIN_DOORS):
         app.register_blueprint(door)
     parts.limiter.exempt(app.view_functions["static"])

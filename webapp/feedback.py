@@ -25,6 +25,8 @@ MOST_ID_CHARACTERS = 200
 # Clocks differ a little.
 AHEAD = timedelta(minutes=5)
 IDS = ("prediction_id", "id")
+UNKNOWN = "No prediction of this key has this id; one just made is in the log within a second."
+UNKNOWN_OF_ALL = "No prediction has this id; an “id” of a caller's own needs the key that it belongs to."
 STATUSES = ("accepted", "changed", "unchanged", "unknown", "refused")
 
 
@@ -54,8 +56,8 @@ class Answer:
         return shown | ({"code": self.code, "message": self.message} if self.code else {})
 
 
-def take(session: Session, key_id: str, items: Sequence[object]) -> list[Answer]:
-    """Keep what items tell of the predictions of a key; give one answer for each.
+def take(session: Session, key_id: str | None, items: Sequence[object]) -> list[Answer]:
+    """Keep what items tell of the predictions of a key, or with None of all keys; give one answer for each.
 
     The last word on a prediction counts, within one request too. Sent again, it changes nothing.
     """
@@ -63,9 +65,11 @@ def take(session: Session, key_id: str, items: Sequence[object]) -> list[Answer]
     named = {field: [each.id for each in read if isinstance(each, Item) and each.field == field] for field in IDS}
     found = {
         "prediction_id": truth.by_id(session, key_id, named["prediction_id"]),
-        "id": truth.by_client_id(session, key_id, named["id"]),
+        # What callers call theirs means nothing without them.
+        "id": {} if key_id is None else truth.by_client_id(session, key_id, named["id"]),
     }
-    taking = _Taking(session, [row for rows in found.values() for each in rows.values() for row in each])
+    unknown = UNKNOWN if key_id is not None else UNKNOWN_OF_ALL
+    taking = _Taking(session, [row for rows in found.values() for each in rows.values() for row in each], unknown)
     answers = [
         each if isinstance(each, Answer) else taking.take(each, found[each.field].get(each.id, [])) for each in read
     ]
@@ -82,8 +86,9 @@ def counted(answers: Sequence[Answer]) -> dict[str, int]:
 class _Taking:
     """Outcomes on their way into the database, by prediction."""
 
-    def __init__(self, session: Session, predictions: Sequence[Prediction]) -> None:
+    def __init__(self, session: Session, predictions: Sequence[Prediction], unknown: str) -> None:
         self._moment = now()
+        self._unknown = unknown
         self._values = {id_: row.value for id_, row in truth.known(session, [row.id for row in predictions]).items()}
         self._signature = cache(lambda model, version: _signature(session, model, version))
         self.kept: dict[str, dict[str, Any]] = {}
@@ -91,27 +96,23 @@ class _Taking:
     def take(self, item: Item, predictions: Sequence[Prediction]) -> Answer:
         """Take what one item tells, of all predictions or of none."""
         if not predictions:
-            said = "No prediction of this key has this id; one just made is in the log within a second."
-            return Answer("unknown", code="unknown_prediction", message=said)
+            return Answer("unknown", code="unknown_prediction", message=self._unknown)
         try:
             values = [_true_value(self._signature(row.model, row.version), item.outcome) for row in predictions]
         except Invalid as invalid:
             return Answer("refused", code=invalid.code, message=invalid.detail)
-        statuses = [self._keep(row.id, value, item) for row, value in zip(predictions, values, strict=True)]
+        statuses = [self._keep(row, value, item) for row, value in zip(predictions, values, strict=True)]
         return Answer(min(statuses, key=STATUSES.index), len(predictions))
 
-    def _keep(self, prediction_id: str, value: object, item: Item) -> str:
-        known, before = prediction_id in self._values, self._values.get(prediction_id)
+    def _keep(self, prediction: Prediction, value: object, item: Item) -> str:
+        known, before = prediction.id in self._values, self._values.get(prediction.id)
         if known and before == value:
             return "unchanged"
-        self._values[prediction_id] = value
+        self._values[prediction.id] = value
         observed_at = item.observed_at or self._moment
-        self.kept[prediction_id] = {
-            "prediction_id": prediction_id,
-            "value": value,
-            "observed_at": observed_at,
-            "told_at": self._moment,
-        }
+        told = {"value": value, "observed_at": observed_at, "told_at": self._moment}
+        copied = {name: getattr(prediction, name) for name in ("model", "version", "at", "source")}
+        self.kept[prediction.id] = {"prediction_id": prediction.id, **told, **copied}
         return "changed" if known else "accepted"
 
 

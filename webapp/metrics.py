@@ -93,6 +93,20 @@ FEEDBACK = Counter(
     ["status"],
     registry=REGISTRY,
 )
+FEEDBACK_COVERAGE = Gauge(
+    "modelport_feedback_coverage_ratio",
+    "Share of the active version's predictions of the last 7 days of which the truth is known.",
+    ["model"],
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+MODEL_QUALITY = Gauge(
+    "modelport_model_quality_ratio",
+    "Score of the active version over the last 7 days; errors are in the unit of what is predicted. NaN: not known.",
+    ["model", "metric"],
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
 EXPIRED = Counter(
     "modelport_expired",
     "What was removed because it was older than MODELPORT_RETENTION_DAYS: predictions, batches.",

@@ -1,4 +1,4 @@
-"""The worker: what runs off the request path. Batch chunks, uploads, checks of plans, what is old: a thread each."""
+"""The worker: what runs off the request path, a thread each: batches, uploads, drift, scores, what is old."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from typing import cast
 
 import sqlalchemy.exc
 
-from webapp import faults, fleet, jobs, leases, metrics
+from webapp import faults, fleet, jobs, leases, metrics, registry
 from webapp.batches import Form, backends, receiving, results_name, rows_name
 from webapp.batches.backends import NotComputed
 from webapp.batches.computing import Computed, Task
 from webapp.db import Session, now
 from webapp.errors import Refusal, Unavailable
 from webapp.jobs import Chunk, Job
-from webapp.monitoring import drift_watch
+from webapp.monitoring import drift_watch, quality_report
 from webapp.monitoring.drift_report import Terms
 from webapp.monitoring.references import References
 from webapp.predictions import log
@@ -41,6 +41,9 @@ RETRY_SECONDS = 1.0
 BEAT_SECONDS = 10.0
 RECOMPUTE_SECONDS = 5.0
 SWEEP_SECONDS = 600.0
+# How often scores for Prometheus are worked out, and of which time.
+SCORE_SECONDS = 600.0
+SCORE_WINDOW = "7d"
 # How often it is looked whether anything has become too old; of that, so much is removed in one transaction.
 REMOVE_SECONDS = 600.0
 MOST_PREDICTIONS = 1000
@@ -219,6 +222,53 @@ class DriftWatcher(Loop):
         if begun or decided:
             LOG.info("worker.drift", extra={"begun": begun, "decided": decided})
         return False
+
+
+class Scorer(Loop):
+    """Says now and then, in metrics, how good the active version of each model turned out to be."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop; the first look is soon."""
+        super().__init__(parts, host)
+        self._looked = -math.inf
+        # What was said of each model, by metric: where nothing is known any more, that is said.
+        self._said: dict[str, set[str]] = {}
+
+    def beat(self) -> None:
+        """Leave it to the loop beside this one to say that the process lives."""
+
+    def work_once(self) -> bool:
+        """Score one model after the other when it is time to, and rest in any case."""
+        if time.monotonic() - self._looked < SCORE_SECONDS:
+            return False
+        with self._parts.database.reading() as session:
+            names = [line.name for line in registry.model_lines(session) if line.active_number is not None]
+        for name in names:
+            if self._stop.is_set():
+                break
+            self._score(name)
+        # Looked at again soon where the database was away.
+        self._looked = time.monotonic()
+        return False
+
+    def _score(self, name: str) -> None:
+        try:
+            self._say(name)
+        except (sqlalchemy.exc.SQLAlchemyError, Unavailable):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a model's truth does, the others are scored
+            LOG.warning("worker.not_scored", extra={"model": name, "reason": type(error).__name__})
+
+    def _say(self, name: str) -> None:
+        within = quality_report.window(SCORE_WINDOW, self._parts.settings.retention_days)
+        with self._parts.database.reading() as session:
+            found = quality_report.active(session, name, within)
+        coverage = math.nan if found is None or found.period.coverage is None else found.period.coverage
+        metrics.FEEDBACK_COVERAGE.labels(name).set(coverage)
+        scores = {} if found is None else quality_report.values(found)
+        for metric in self._said.get(name, set()) | set(scores):
+            metrics.MODEL_QUALITY.labels(name, metric).set(scores.get(metric, math.nan))
+        self._said[name] = set(scores)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,14 @@ from werkzeug.test import TestResponse
 
 from tests import databases
 from webapp import app as composition
-from webapp import config, jobs, keys, passwords, registry, second_factor, users
+from webapp import config, jobs, keys, passwords, registry, second_factor, signature, users
 from webapp.admin.guard import SAFE_METHODS
 from webapp.audit import Actor, AuditRecord
 from webapp.config import Settings
-from webapp.db import Base, Session
+from webapp.db import Base, Session, now
+from webapp.drift import layout
 from webapp.predictions import log
+from webapp.predictions.counts import FIRST_ROWS, DriftReference, HourlyCounts
 from webapp.signature import Feature, Output, Signature
 from webapp.uploads import Wish, waiting
 from webapp.users import User
@@ -407,12 +409,28 @@ class House:
         self.change(lambda session: log.insert(session, log.Piece("a-host", "a-segment", [facts], number)))
         return str(facts["id"])
 
+    def count(self, number: int, name: str = "churn") -> None:
+        """Begin to count a version for drift, with a reference of nothing, and predictions enough on 5 January."""
+
+        def begin(session: Session) -> None:
+            version = registry.get_version(session, registry.get_model(session, name), number)
+            meant = layout.of(signature.from_dict(version.signature), [])
+            facts = {"model": name, "version": number}
+            none, some = (layout.packed(meant.count([RECORD] * rows)) for rows in (0, FIRST_ROWS))
+            session.add(
+                DriftReference(**facts, layout=meant.as_json(), counts=none, rows=0, origin="reference", made_at=now())
+            )
+            session.add(HourlyCounts(**facts, hour=datetime(2026, 1, 5, tzinfo=UTC), rows=FIRST_ROWS, counts=some))
+
+        self.change(begin)
+
     def furnish(self) -> House:
         """Put one of everything in."""
         self.version()
         self.version()
         self.activate(1)
         self.activate(2)
+        self.count(2)
         self.change(lambda session: registry.switch_plan_off(session, TESTER, "churn", 1, "It answered otherwise."))
         key_id, key = self.key()
         self.user("sam")
@@ -620,6 +638,15 @@ DEEDS = {
     "allow a plan": Deed(VERSION, f"{VERSION}/plan", {"reason": "mended"}, ("models.plan_on",)),
     "edit a signature": Deed(f"{VERSION}/signature", f"{VERSION}/signature", {"f0-maximum": "99"}, ("models.upload",)),
     "cancel a job": Deed("/admin/jobs", "/admin/jobs/{job_id}/cancel", {}, ("jobs.cancel",)),
+    "compare with another time": Deed(
+        "/admin/drift",
+        "/admin/drift/compare-with",
+        {"since": "2026-01-05", "until": "2026-01-05"},
+        ("drift.compare_with",),
+    ),
+    "compare with the reference": Deed(
+        "/admin/drift", "/admin/drift/compare-with-reference", {}, ("drift.compare_with",)
+    ),
     "try a version": Deed(f"{VERSION}/try", f"{VERSION}/try"),
     "upload a file": Deed("/admin/upload", "/admin/upload", {"model": "new", "file": (b"not inspected", "m.skops")}),
     "create a user": Deed("/admin/users", "/admin/users", {"name": "nia", "role": "viewer"}, ("users.create",)),

@@ -119,6 +119,7 @@ def stocked(house: House, text: str) -> House:
     for number in (1, 2):
         house.activate(number, reason=text)
     house.activate(1, "texts", reason=text)
+    house.count(2)
     key_id, _ = house.key(text, owner=text, models=[text, "churn"])
     job_id = house.job(key_id)
     house.change(lambda session: jobs.fail(jobs.find_job(session, job_id), text))
@@ -308,6 +309,7 @@ READ_ON = [
     "GET /admin/predictions/00000000000000000000000000000000-0 []",
     "GET /admin/predictions/00000000000000000000000000000003-0 []",
     "GET /admin/jobs []",
+    "GET /admin/drift []",
     "GET /admin/system []",
     "GET /admin/audit []",
     "GET /admin []",

@@ -23,7 +23,8 @@ from sklearn.tree import DecisionTreeClassifier
 from tests.conftest import eventually
 from tests.functional.browser import worker_held
 from tests.functional.server import Server
-from webapp import config, keys, passwords, registry, second_factor, uploads, users
+from tests.test_predictions import record
+from webapp import config, feedback, keys, passwords, registry, second_factor, uploads, users
 from webapp.artifacts import ArtifactStore
 from webapp.audit import Actor
 from webapp.db import Database, Session
@@ -78,6 +79,7 @@ def stocked_server(folder: Path) -> Iterator[Stocked]:
     server = Server(folder / "data", workers=1)
     stock = Stock(server)
     stock.models(folder)
+    stock.truth()
     key, key_id = stock.keys()
     links = stock.people()
     try:
@@ -152,6 +154,26 @@ class Stock:
         features = [replace(each, allowed=narrow if each.kind == "string" else None) for each in signature.features]
         edited = replace(signature, features=tuple(features)).as_dict()
         registry.edit_signature(session, self.actor, self.settings.derive("versions"), first, edited)
+
+    def truth(self) -> None:
+        """Log what the first model said on some days, and tell that it was right half of the time."""
+        moment = datetime.now(UTC)
+        made = [
+            record(
+                at,
+                model=MODEL,
+                version=1,
+                at=(moment - timedelta(days=at % 12)).timestamp(),
+                prediction=at % 3 == 0,
+                probability=0.9,
+                probabilities={"False": 0.1 + 0.8 * (at % 3 > 0), "True": 0.9 - 0.8 * (at % 3 > 0)},
+            )
+            for at in range(150)
+        ]
+        items = [{"prediction_id": each["id"], "outcome": at % 2 == 0} for at, each in enumerate(made)]
+        with self.session() as session:
+            log.insert(session, log.Piece("another-host", "a-segment", made, 1))
+            assert feedback.counted(feedback.take(session, None, items))["accepted"] == len(made)
 
     def keys(self) -> tuple[str, str]:
         """Make a key for everything with a long name, and one in each state; give the first with its id."""
@@ -254,6 +276,7 @@ def _examples(key_id: str, predictions: list[str], uploaded: list[str], token: s
         f"{version}/signature": versions,
         f"{version}/try": versions,
         "/admin/predictions/<prediction_id>": [{"prediction_id": each} for each in predictions],
+        "/admin/quality": [{"model": MODEL}, {"model": TEXTS, "window": "90d"}, {"model": MODEL, "version": 2}],
         "/admin/predictions/find": [{"id": predictions[0]}],
         "/admin/uploads/<upload_id>": [{"upload_id": each} for each in uploaded],
         "/admin/users/<name>": [{"name": name} for name in (LONG_USER, "gone", "mara")],

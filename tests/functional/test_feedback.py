@@ -38,6 +38,23 @@ def test_what_was_true_is_seen_with_the_prediction(server: Server, key: str) -> 
     assert (again["unchanged"], again["items"]) == (1, [{"status": "unchanged", "predictions": 1}])
 
 
+def test_what_was_true_makes_the_quality_that_is_read(server: Server, key: str) -> None:
+    reader = server.key("--scope", "models:read")
+
+    def known() -> tuple[int, int]:
+        [one] = server.get("/models/credit-risk/quality?window=7d", reader).json()["versions"]
+        return one["predictions"], one["with_truth"]
+
+    before = known()
+    made = server.post("/predict", {"instances": [GOOD] * 3}, key).json()["predictions"]
+    for each in made:
+        server.logged(each["prediction_id"])
+    server.post("/feedback", {"prediction_id": made[0]["prediction_id"], "outcome": 0}, key)
+    assert known() == (before[0] + 3, before[1] + 1)
+    refused = server.get("/models/credit-risk/quality", key)
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+
+
 def test_a_table_of_outcomes_is_taken_as_well(server: Server, key: str) -> None:
     made = server.post("/predict", {"instances": [GOOD, GOOD]}, key).json()
     first, second = (each["prediction_id"] for each in made["predictions"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from webapp import registry
 from webapp.db import Session
+from webapp.predictions import search
 from webapp.registry import Version
 from webapp.signature import example as made_up
 from webapp.signature import from_dict
@@ -51,6 +52,34 @@ def to_version(version: Version, *, active: bool) -> Call:
     name = version.model.name
     path = f"/models/{name}/predict" if active else f"/models/{name}/versions/{version.number}/predict"
     return Call(path, made_up.instance(from_dict(version.signature)))
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """A request that tells what was true for a prediction of a version."""
+
+    # None where there is no prediction yet.
+    prediction_id: str | None
+    outcome: Any
+
+    def curl(self, base: str, key: str = "$MODELPORT_KEY") -> str:
+        """Give a command on few lines; `base` is the server's address."""
+        item = {"prediction_id": self.prediction_id or "PREDICTION_ID", "outcome": self.outcome}
+        body = shlex.quote(json.dumps({"items": [item]}, ensure_ascii=False))
+        return (
+            f'curl {base.rstrip("/")}/feedback \\\n  -H "X-API-Key: {key}" \\\n'
+            f'  -H "Content-Type: application/json" \\\n  -d {body}'
+        )
+
+
+def telling(session: Session, name: str, number: int) -> Telling:
+    """Give how to tell the truth of the newest prediction of a version, made up from what it can answer."""
+    version = registry.get_version(session, registry.get_model(session, name), number)
+    signature = from_dict(version.signature)
+    outcomes = {each.name: 12.5 if each.classes is None else each.classes[-1] for each in signature.outputs}
+    newest = search.search(session, search.Wanted(model=name, version=number), size=1).rows
+    outcome = outcomes if signature.multi_output else next(iter(outcomes.values()))
+    return Telling(newest[0].id if newest else None, outcome)
 
 
 def example(session: Session, models: Sequence[str] | None) -> Call | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -72,6 +73,10 @@ def terms() -> Terms:
 @needs("viewer")
 def show() -> Response:
     """Show what was found out about a version and a day, and one of its variables closely."""
+    return _shown()
+
+
+def _shown(errors: Mapping[str, str] | None = None) -> Response:
     with web.parts().database.reading() as session:
         counted = sorted(counts.counted(session))
         waiting = _waiting(session, set(counted))
@@ -85,6 +90,9 @@ def show() -> Response:
         decided = drift_report.decisions(session, asked.model, asked.version, since)
         return page(
             "drift/show.html",
+            422 if errors else 200,
+            errors=errors or {},
+            typed=request.form,
             asked=asked,
             counted=counted,
             waiting=waiting,
@@ -109,10 +117,9 @@ def _waiting(session: Session, counted: set[tuple[str, int]]) -> list[tuple[str,
 
 def _asked(session: Session, counted: list[tuple[str, int]]) -> Asked:
     """Read the address; what it does not say is the active version, the last day that is over, the largest change."""
-    model, _, version = request.args.get("version", "").partition(" v")
-    wanted = (model, int(version) if version.isdecimal() and len(version) < registry.MOST_NUMBER_DIGITS else 0)
+    wanted = _version()
     if wanted not in counted:
-        named = request.args.get("model") or model
+        named = request.args.get("model") or wanted[0]
         active = {each.name: each.active_number for each in registry.all_models(session)}
         likely = [each for each in counted if each[0] == named] or counted
         wanted = next((each for each in likely if active.get(each[0]) == each[1]), likely[-1])
@@ -175,20 +182,35 @@ def _described(session: Session, asked: Asked, found: Report, finding: Finding) 
 @door.post("/drift/compare-with")
 @needs("operator")
 def compare_with() -> AnyResponse:
-    """Choose what a version is compared with: a time of its own predictions, or its reference again."""
-    model, _, version = request.form.get("version", "").partition(" v")
-    number = int(version) if version.isdecimal() and len(version) < registry.MOST_NUMBER_DIGITS else 0
+    """Compare a version with a time of its own predictions."""
+    model, number = _version()
     try:
         with web.parts().database.transaction() as session:
-            if request.form.get("packed"):
-                references.choose_packed(session, actor(), model, number)
-            else:
-                since, until = (_date(name) for name in ("since", "until"))
-                references.choose(session, actor(), model, number, since, until + timedelta(days=1))
+            since, until = (_date(name) for name in ("since", "until"))
+            references.choose(session, actor(), model, number, since, until + DAY)
     except Invalid as invalid:
-        flash(invalid.detail, "bad")
-    else:
-        flash("Days that are decided from now on are compared so; what was decided before stays.", "ok")
+        return _shown({str(invalid.more.get("field", "since")): invalid.detail})
+    return _chosen(model, number)
+
+
+@door.post("/drift/compare-with-reference")
+@needs("operator")
+def compare_with_reference() -> AnyResponse:
+    """Compare a version with its own reference again."""
+    model, number = _version()
+    with web.parts().database.transaction() as session:
+        references.choose_packed(session, actor(), model, number)
+    return _chosen(model, number)
+
+
+def _version() -> tuple[str, int]:
+    """Read which version is meant; one that is none is found by nobody."""
+    model, _, version = request.values.get("version", "").partition(" v")
+    return model, int(version) if version.isdecimal() and len(version) < registry.MOST_NUMBER_DIGITS else 0
+
+
+def _chosen(model: str, number: int) -> AnyResponse:
+    flash("Days that are decided from now on are compared so; what was decided before stays.", "ok")
     return redirect(url_for("admin_drift.show", version=f"{model} v{number}"), code=303)
 
 
@@ -196,4 +218,4 @@ def _date(name: str) -> datetime:
     try:
         return datetime.combine(date.fromisoformat(request.form.get(name, "")), time.min, UTC)
     except ValueError:
-        raise Invalid("date_unreadable", "Give both days as dates, such as 2026-11-01.") from None
+        raise Invalid("date_unreadable", "Write the day as a date, such as 2026-11-01.", more={"field": name}) from None

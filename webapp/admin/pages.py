@@ -16,7 +16,7 @@ from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import BadRequest
 
-from webapp import web
+from webapp import quality, web
 from webapp.admin.guard import csrf, load_person, me
 from webapp.audit import AuditRecord
 from webapp.config import Settings
@@ -53,6 +53,7 @@ MENU = (
         (
             ("viewer", "admin_predictions.index", "Predictions", "list"),
             ("viewer", "admin_drift.show", "Drift", "drift"),
+            ("viewer", "admin_quality.show", "Quality", "target"),
         ),
     ),
     (
@@ -99,6 +100,10 @@ def install(app: Flask, settings: Settings) -> None:
         "size": size,
         "seconds": seconds,
         "plain": plain,
+        "span": span,
+        "score": lambda found: quality.shown(found.name, found.value),
+        "interval": interval,
+        "stated": lambda name, card: quality.shown(name, card.get(name)),
     }
     app.context_processor(_shared)
     app.extensions[web.ERROR_PAGE] = _error_page
@@ -225,6 +230,7 @@ _CHANGES = {
     "keys.edit": "Key {subject} changed",
     "keys.roll": "Key {subject} rolled",
     "keys.revoke": "Key {subject} revoked",
+    "feedback.tell": "Ground truth of {subject} told",
     "jobs.cancel": "Job {subject} cancelled",
     "users.create": "User {subject} made",
     "users.role": "Role of {subject} changed",
@@ -272,6 +278,27 @@ def seconds(value: float | None) -> str:
     if span < timedelta(seconds=1):
         return f"{value * 1000:.3g} ms"
     return f"{value:.3g} s"
+
+
+# The longest unit that fits, and how it is written.
+_UNITS = ((86_400, "days"), (3600, "h"), (60, "min"))
+
+
+def span(value: float | None) -> str:
+    """Give a span of time that may be long."""
+    if value is None:
+        return NONE
+    for length, unit in _UNITS:
+        if value >= length:
+            return f"{value / length:.3g} {unit}"
+    return seconds(max(0.0, value))
+
+
+def interval(found: quality.Score) -> str:
+    """Give the interval of a score; nothing where there is none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f"{quality.shown(found.name, found.low)} to {quality.shown(found.name, found.high)}"
 
 
 def plain(value: object) -> str:

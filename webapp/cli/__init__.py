@@ -27,6 +27,7 @@ COMMANDS = {
     "demo": "demo:demo",
     "doctor": "doctor:doctor",
     "drift": "drift:group",
+    "feedback": "feedback:tell",
     "keys": "keys:group",
     "log-writer": "log_writer:write_log",
     "models": "models:group",

@@ -167,6 +167,19 @@ def _held(model: str, version: int) -> sa.Select[Any]:
     return held.where(row.model == model, row.version == version, row.source.not_in(traffic.TRIALS))
 
 
+def newest_probabilities(session: Session, model: str, since: datetime, most: int) -> list[tuple[int, Any]]:
+    """Give version and probability of a model's newest predictions since a moment, without trials.
+
+    No more than `most` predictions are looked at, trials among them.
+    """
+    columns = (Prediction.version, Prediction.probability, Prediction.source)
+    chosen = sa.select(*columns).where(Prediction.model == model, Prediction.at >= since)
+    looked_at = chosen.order_by(Prediction.at.desc(), Prediction.id.desc()).limit(most).subquery()
+    counted = sa.select(looked_at.c.version, looked_at.c.probability)
+    found = session.execute(counted.where(looked_at.c.source.not_in(traffic.TRIALS)))
+    return [(version, probability) for version, probability in found]
+
+
 def describe(prediction: Prediction) -> dict[str, Any]:
     """Give what the key that made it may see."""
     return {

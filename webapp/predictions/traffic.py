@@ -175,6 +175,22 @@ def hours(session: Session, model: str, version: int) -> dict[datetime, int]:
     return {hour: int(logged) for hour, logged in found}
 
 
+def daily(
+    session: Session, model: str, since: datetime, *, without: Collection[str] = TRIALS
+) -> dict[int, Counter[datetime]]:
+    """Give how many predictions each version of a model made on each day, in UTC."""
+    found = session.execute(
+        sa.select(HourlyTraffic.version, HourlyTraffic.hour, sa.func.sum(HourlyTraffic.predictions))
+        .where(HourlyTraffic.hour >= _beginning(since, DAY), HourlyTraffic.source.not_in(without))
+        .where(HourlyTraffic.model == model)
+        .group_by(HourlyTraffic.version, HourlyTraffic.hour)
+    )
+    counts: defaultdict[int, Counter[datetime]] = defaultdict(Counter)
+    for version, hour, predictions in found:
+        counts[version][_beginning(hour, DAY)] += predictions
+    return dict(counts)
+
+
 def percentile(by_step: Mapping[int, int], percent: int) -> float | None:
     """Give the latency that `percent` of all do not exceed, in seconds: `by_step` has how many are in each step.
 
