@@ -31,7 +31,8 @@ cluster: setup ## Serve the demo by three replicas behind nginx, with PostgreSQL
 
 # Where statements differ most between SQLite and PostgreSQL: a minute of the whole suite.
 ON_POSTGRES := $(wildcard $(patsubst %,tests/test_%*.py,\
-	activation counts drift_report feedback jobs keys migrations predictions quality_report registry retention search traffic uploads users))
+	activation alerts counts drift_report feedback jobs keys migrations predictions quality_report registry retention \
+	search traffic uploads users webhooks))
 
 test: setup ## Run all tests, in a real browser too
 	@sh scripts/test_packages.sh

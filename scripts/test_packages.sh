@@ -2,14 +2,14 @@
 # Installs the Debian packages that the tests need beside Python, or says what is missing. Starts no service.
 set -eu
 
-PACKAGES='chromium nginx postgresql redis-server' # Each brings a command of the same name, PostgreSQL `postgres`.
+PACKAGES='chromium nginx postgresql prometheus redis-server' # Most bring a command of the same name.
 POLICY=/usr/sbin/policy-rc.d
 
 # Debian keeps some off the path of ordinary users.
 PATH="$PATH:/usr/sbin:$(echo /usr/lib/postgresql/*/bin | tr ' ' :)"
 missing=
 for package in $PACKAGES; do
-	command -v "$(echo "$package" | sed s/postgresql/postgres/)" >/dev/null || missing="$missing $package"
+	command -v "$(echo "$package" | sed 's/^postgresql$/postgres/; s/^prometheus$/promtool/')" >/dev/null || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0
 

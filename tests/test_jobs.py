@@ -369,7 +369,7 @@ def test_a_finished_job_cannot_be_cancelled(database: Database) -> None:
     assert progress(database, done).status == "completed"
     failed = submit(database)
     with database.transaction() as session:
-        jobs.fail(jobs.get_job(session, failed, KEY), "It cannot go on.")
+        jobs.fail(session, jobs.get_job(session, failed, KEY), "It cannot go on.")
     cancel(database, failed)
     assert progress(database, failed).status == "failed"
 

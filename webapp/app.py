@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from webapp import artifacts, body, health, keys, metrics, web
 from webapp.admin import (
     account,
+    alerts,
     audit,
     comparing,
     dashboard,
@@ -27,9 +28,11 @@ from webapp.admin import (
     try_it,
     uploads,
     users,
+    webhooks,
 )
 from webapp.admin import keys as admin_keys
 from webapp.admin import registry as admin_registry
+from webapp.api import alerts as alerts_door
 from webapp.api import batch, feedback, native
 from webapp.api import drift as drift_door
 from webapp.api import quality as quality_door
@@ -54,6 +57,7 @@ ADMIN_DOORS = tuple(
     each.door
     for each in (
         account,
+        alerts,
         admin_keys,
         admin_registry,
         audit,
@@ -68,6 +72,7 @@ ADMIN_DOORS = tuple(
         try_it,
         uploads,
         users,
+        webhooks,
     )
 )
 DEFAULT_LIMITS = ["600/minute"]
@@ -100,6 +105,7 @@ def make_parts(settings: Settings, cache: PredictionCache | None = None) -> Part
             max_bytes=settings.spool_max_bytes,
             refuse_when_full=settings.spool_full == "refuse",
             on_drop=metrics.LOG_DROPPED.inc,
+            on_measure=metrics.SPOOL_FILLED.set,
         ),
         follower=Follower(database, runtime, ring, signal, settings.rate_limit, settings.replica),
         limiter=Limiter(
@@ -123,7 +129,7 @@ def create_app(settings: Settings) -> Flask:
     web.install(app, parts)
     pages.install(app, settings)
     app.add_url_rule("/", "root", root)
-    watching = (drift_door.door, quality_door.door)
+    watching = (alerts_door.door, drift_door.door, quality_door.door)
     doors = (health.door, native.door, batch.door, feedback.door, registry_door.door, *watching)
     for door in (*doors, *ADMIN_DOORS):
         app.register_blueprint(door)

@@ -77,6 +77,12 @@ def search(session: Session, wanted: Wanted, *, before: int | None = None) -> li
     return list(session.scalars(chosen))
 
 
+def about(session: Session, subject: str) -> list[AuditRecord]:
+    """Give the last page of changes of just this subject, the newest first."""
+    chosen = sa.select(AuditRecord).where(AuditRecord.subject == subject)
+    return list(session.scalars(chosen.order_by(AuditRecord.id.desc()).limit(PAGE_ROWS)))
+
+
 def actions(session: Session) -> list[str]:
     """Give the acts that were ever noted."""
     return list(session.scalars(sa.select(AuditRecord.action).distinct().order_by(AuditRecord.action)))

@@ -75,6 +75,10 @@ def _number(low: float, high: float) -> Callable[[str], float]:
     return parse
 
 
+def _switch(text: str) -> bool:
+    return _one_of("on", "off")(text) == "on"
+
+
 def _bind(text: str) -> str:
     host, _, port = text.rpartition(":")
     if not host or not port.isdecimal() or int(port) > MAX_PORT:
@@ -283,6 +287,11 @@ class Settings:
     )
     drift_alarms_per_year: float = setting(
         "1", _number(0.001, 365), "How many false alarms of drift a year each active version may raise."
+    )
+    webhook_private: bool = setting(
+        "off",
+        _switch,
+        "Whether webhooks may be on private networks and this machine, and at http:// addresses: on or off.",
     )
     batch_backend: str = setting(
         "threading",

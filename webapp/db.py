@@ -27,6 +27,8 @@ from webapp.postgresql import set_up as set_up_postgresql
 BUSY_TIMEOUT_SECONDS = 15
 # A process opens so many connections to a server at most, where it says nothing else; a thread waits for one so long.
 THREADS, POOL_SECONDS = 8, 3.0
+# What an id fits into: a larger one cannot even be compared with.
+MOST_ID = 2**31 - 1
 # No answer, no connection left; or one that was cut off, or leads to a copy that only reads.
 AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError, sqlalchemy.exc.TimeoutError)
 

@@ -16,6 +16,8 @@ from webapp.db import Base, Moment, now
 # A worker that has not been heard of for so long is not waited for.
 LEASE = timedelta(seconds=15)
 FORGOTTEN = timedelta(days=1)
+# What the processes that serve no requests call themselves.
+WORKER, LOG_WRITER = "worker", "log writer"
 # So long one worker of a host has for a load before the next one may begin.
 PREPARATION_LEASE = timedelta(seconds=10)
 # Nobody waits any more for what was asked for so long ago.

@@ -17,6 +17,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from webapp.db import Base, Moment, now
 from webapp.errors import Conflict, Invalid, NotFound
+from webapp.webhooks import deliveries
+from webapp.webhooks.deliveries import Message
 
 LEASE = timedelta(seconds=30)
 # A chunk that could not be computed waits so long for its next attempt, then twice, then three times.
@@ -270,7 +272,7 @@ def claim(session: Session, owner: str) -> tuple[Job, Chunk] | None:
     job, chunk = found
     chunk.attempts += 1
     if chunk.attempts > MOST_ATTEMPTS:
-        fail(job, f"Rows from {chunk.first_row} on could not be computed in {MOST_ATTEMPTS} attempts.")
+        fail(session, job, f"Rows from {chunk.first_row} on could not be computed in {MOST_ATTEMPTS} attempts.")
         return None
     chunk.leased_by, chunk.leased_until = owner, now() + LEASE
     return job, chunk
@@ -298,7 +300,7 @@ def give_back(session: Session, chunk: Chunk, owner: str, reason: str, pause: ti
     The first attempt is followed by a `pause`, the second by two, and so on.
     """
     if chunk.attempts >= MOST_ATTEMPTS:
-        fail(session.get_one(Job, chunk.job_id), reason)
+        fail(session, session.get_one(Job, chunk.job_id), reason)
         return
     later = now() + pause * chunk.attempts
     session.execute(sa.update(Chunk).where(_held(chunk, owner)).values(leased_by=None, leased_until=later))
@@ -318,6 +320,14 @@ def finish(session: Session, chunk: Chunk, owner: str, failed_rows: int) -> bool
     return stored == 1
 
 
-def fail(job: Job, failure: str) -> None:
-    """End a job that cannot go on."""
+def fail(session: Session, job: Job, failure: str) -> None:
+    """End a job that cannot go on, and have those told who want to know."""
     job.failed_at, job.failure = now(), failure
+    sentence = f"A batch of {job.total} rows for {job.model} v{job.version} failed. {failure}"
+    facts = {"job_id": job.id, "model": job.model, "version": job.version, "rows": job.total, "failure": failure}
+    deliveries.tell(session, Message("job.failed", sentence, "/admin/jobs", facts))
+
+
+def failed(session: Session, since: datetime) -> list[Job]:
+    """Give the jobs that have failed since a moment."""
+    return list(session.scalars(sa.select(Job).where(Job.failed_at >= since).order_by(Job.failed_at, Job.id)))

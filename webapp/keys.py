@@ -295,10 +295,10 @@ def count_live(session: Session) -> int:
     return session.scalars(live).one()
 
 
-def expiring(session: Session, within: timedelta) -> list[ApiKey]:
+def expiring(session: Session, within: timedelta, most: int = 20) -> list[ApiKey]:
     """Keys that end soon, the next first."""
     soon = sa.and_(ApiKey.revoked_at.is_(None), ApiKey.expires_at > now(), ApiKey.expires_at < now() + within)
-    return list(session.scalars(sa.select(ApiKey).where(soon).order_by(ApiKey.expires_at).limit(20)))
+    return list(session.scalars(sa.select(ApiKey).where(soon).order_by(ApiKey.expires_at).limit(most)))
 
 
 def names(session: Session, key_ids: Iterable[str]) -> dict[str, str]:

@@ -79,7 +79,7 @@ class LogWriter:
         """Say now and then that this process lives."""
         if time.monotonic() - self._beaten > BEAT_SECONDS:
             with self._database.transaction() as session:
-                fleet.beat(session, self._host, "log writer")
+                fleet.beat(session, self._host, fleet.LOG_WRITER)
             self._beaten = time.monotonic()
 
     def drain(self) -> int:

@@ -87,6 +87,37 @@ PLAN_DISAGREEMENTS = Counter(
 LOG_DROPPED = Counter(
     "modelport_log_dropped", "Predictions that were answered but could not be logged.", registry=REGISTRY
 )
+SPOOL_FILLED = Gauge(
+    "modelport_spool_filled_ratio",
+    "How much of MODELPORT_SPOOL_MAX_BYTES is taken: by predictions that wait for the database or are being written.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+ALERTS = Gauge(
+    "modelport_alerts",
+    "Alerts by kind that are neither resolved nor snoozed; the same from every host.",
+    ["kind", "severity"],
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+WORKER_SEEN = Gauge(
+    "modelport_worker_seen_timestamp_seconds",
+    "When the worker of this host last told the database that it lives.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+BATCH_ROWS = Counter(
+    "modelport_batch_rows",
+    "Rows of batches that the worker has brought to their end: answered or refused.",
+    ["result"],
+    registry=REGISTRY,
+)
+WEBHOOKS_SENT = Counter(
+    "modelport_webhooks_sent",
+    "Attempts to tell a webhook of something by what came of them: delivered or failed.",
+    ["result"],
+    registry=REGISTRY,
+)
 FEEDBACK = Counter(
     "modelport_feedback",
     "Items of ground truth by what became of them: accepted, changed, unchanged, unknown, refused.",
@@ -109,7 +140,7 @@ MODEL_QUALITY = Gauge(
 )
 EXPIRED = Counter(
     "modelport_expired",
-    "What was removed because it was older than MODELPORT_RETENTION_DAYS: predictions, batches.",
+    "What was removed because it was older than MODELPORT_RETENTION_DAYS: predictions, batches, deliveries, alerts.",
     ["kind"],
     registry=REGISTRY,
 )

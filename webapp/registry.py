@@ -18,6 +18,8 @@ from webapp.audit import Actor
 from webapp.catalog import Catalog, ServedModel, ServedVersion
 from webapp.db import Base, Moment, now
 from webapp.errors import Conflict, Invalid, NotFound
+from webapp.webhooks import deliveries
+from webapp.webhooks.deliveries import Message
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -25,6 +27,8 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_NUMBER = 2**31 - 1
 MOST_NUMBER_DIGITS = 10
 RESERVED_NAMES = frozenset({"stats"})
+# What those are told who want to know of a switch.
+_EVENTS = {"activate": ("model.activated", "was activated"), "rollback": ("model.rolled_back", "answers again")}
 # So long after a switch the way back is offered wherever the model is shown.
 UNDO_LIFE = timedelta(hours=24)
 
@@ -333,7 +337,15 @@ def _set_active(session: Session, actor: Actor, model: Model, act: str, number: 
     )
     generation.advance(session)
     session.expire(model)
+    _tell(session, model.name, activation)
     return activation
+
+
+def _tell(session: Session, name: str, activation: Activation) -> None:
+    event, act = _EVENTS[activation.act]
+    sentence = f"{name} v{activation.to_number} {act}.{f' {activation.reason}' if activation.reason else ''}"
+    page = f"/admin/models/{name}/versions/{activation.to_number}"
+    deliveries.tell(session, Message(event, sentence, page, {"model": name, **describe_activation(activation)}))
 
 
 def history(session: Session, model: Model) -> list[Activation]:
@@ -421,6 +433,13 @@ def switch_plan_off(session: Session, actor: Actor, name: str, number: int, reas
     audit.record(session, actor, "models.plan_off", f"{name}/{number}", reason=reason)
     generation.advance(session)
     return True
+
+
+def plans_off(session: Session) -> list[tuple[str, int, datetime, str]]:
+    """Give the versions whose plan was switched off, each with when and why."""
+    found = sa.select(Model.name, Version.number, Version.plan_off_at, Version.plan_off_reason).join(Version.model)
+    off = found.where(Version.plan_off_at.is_not(None)).order_by(Model.name, Version.number)
+    return [(name, number, at, reason or "") for name, number, at, reason in session.execute(off) if at]
 
 
 def allow_plan(session: Session, actor: Actor, name: str, number: int, reason: str = "") -> None:

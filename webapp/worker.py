@@ -20,7 +20,8 @@ from typing import cast
 
 import sqlalchemy.exc
 
-from webapp import faults, fleet, jobs, leases, metrics, registry
+from webapp import __version__, alerts, faults, fleet, jobs, leases, metrics, registry, watching
+from webapp.alerts.rounds import Round
 from webapp.batches import Form, backends, receiving, results_name, rows_name
 from webapp.batches.backends import NotComputed
 from webapp.batches.computing import Computed, Task
@@ -34,6 +35,8 @@ from webapp.predictions import log
 from webapp.recomputation import Recomputation
 from webapp.uploads import Desk, sweeping, waiting
 from webapp.web import Parts
+from webapp.webhooks import deliveries, sending, signing
+from webapp.webhooks.deliveries import Delivery, Post
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.25
@@ -49,6 +52,10 @@ REMOVE_SECONDS = 600.0
 MOST_PREDICTIONS = 1000
 MOST_JOBS = 10
 WATCH_SECONDS = 60.0
+MOST_DELIVERIES = 1000
+# How often it is looked whether it is time for a round, and whether a webhook is to be told something.
+ROUND_SECONDS = 10.0
+TELL_SECONDS = 1.0
 # While chunks are under way: how long until what computes them is looked at.
 LOOK_SECONDS = 1.0
 
@@ -89,8 +96,9 @@ class Loop:
         """Say now and then that this process lives."""
         if time.monotonic() - self._beat > BEAT_SECONDS:
             with self._parts.database.transaction() as session:
-                fleet.beat(session, self._host, "worker")
+                fleet.beat(session, self._host, fleet.WORKER)
             self._beat = time.monotonic()
+            metrics.WORKER_SEEN.set_to_current_time()
 
     @contextmanager
     def _holding(self, renew: Callable[[Session], None], life: timedelta) -> Iterator[None]:
@@ -183,8 +191,12 @@ class Remover(Loop):
             return False
         before = now() - timedelta(days=days)
         with self._parts.database.transaction() as session:
-            predictions = log.remove(session, before, MOST_PREDICTIONS)
-            step = Counter(predictions=predictions, batches=jobs.remove(session, before, MOST_JOBS))
+            step = Counter(
+                predictions=log.remove(session, before, MOST_PREDICTIONS),
+                batches=jobs.remove(session, before, MOST_JOBS),
+                deliveries=deliveries.remove(session, before, MOST_DELIVERIES),
+                alerts=alerts.remove(session, before, MOST_DELIVERIES),
+            )
         for kind, count in step.items():
             metrics.EXPIRED.labels(kind).inc(count)
         self._removed += step
@@ -271,6 +283,80 @@ class Scorer(Loop):
         self._said[name] = set(scores)
 
 
+class Watcher(Loop):
+    """Looks every minute at what would need a person; one worker of the fleet does it for all of them."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop; the first look is soon."""
+        super().__init__(parts, host)
+        self._looked = -math.inf
+
+    def beat(self) -> None:
+        """Leave it to the loop beside this one to say that the process lives."""
+
+    def work_once(self) -> bool:
+        """Look when it is time to, and rest in any case."""
+        if time.monotonic() - self._looked < ROUND_SECONDS:
+            return False
+        self._looked = time.monotonic()
+        if watching.look(self._parts.database, self._owner):
+            LOG.debug("worker.round")
+        with self._parts.database.reading() as session:
+            telling = alerts.telling(session)
+        # Those that there are none of, too: else the last number would stand for ever.
+        none = {(kind, severity): 0 for kind in watching.BY_NAME for severity in alerts.SEVERITIES}
+        for labels, count in (none | telling).items():
+            metrics.ALERTS.labels(*labels).set(count)
+        return False
+
+
+class Teller(Loop):
+    """Tells webhooks what they want to know, one after the other."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop; the first look is soon."""
+        super().__init__(parts, host)
+        self._looked = -math.inf
+        self._pepper = parts.settings.derive(signing.PEPPER)
+
+    def beat(self) -> None:
+        """Leave it to the loop beside this one to say that the process lives."""
+
+    def work_once(self) -> bool:
+        """Send one message, if there is one to send; tells whether there was."""
+        if time.monotonic() - self._looked < TELL_SECONDS:
+            return False
+        made = self._parts
+        # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
+        with made.database.reading() as session:
+            waiting_there = deliveries.is_waiting(session)
+        if not waiting_there:
+            self._looked = time.monotonic()
+            return False
+        with made.database.transaction() as session:
+            post = deliveries.claim(session, self._owner, made.settings.url)
+        if post is not None:
+            self._send(post)
+        return True
+
+    def _send(self, post: Post) -> None:
+        shared = [signing.secret_of(self._pepper, nonce) for nonce in post.nonces]
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": f"Modelport/{__version__}",
+            **signing.headers(shared, post.message_id, int(time.time()), post.body),
+        }
+        faults.point("webhook.claimed")
+        answer = sending.post(post.url, headers, post.body, private=self._parts.settings.webhook_private)
+        faults.point("webhook.sent")
+        with self._parts.database.transaction() as session:
+            deliveries.finish(session, post, self._owner, answer)
+        metrics.WEBHOOKS_SENT.labels("delivered" if answer.taken else "failed").inc()
+        # Neither where to nor what: of both, some is secret.
+        told = {"delivery": post.delivery_id, "attempt": post.attempt, "status": answer.status}
+        LOG.info("worker.webhook", extra=told)
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     """A chunk under way, the attempt at which is this worker's."""
@@ -311,7 +397,8 @@ class Worker(Loop):
     def _succeed(self) -> None:
         """Take over from a process of this host that was killed; its attempts count."""
         with self._parts.database.transaction() as session:
-            freed = leases.free(session, Chunk, self._host) + leases.free(session, waiting.PendingUpload, self._host)
+            leased = (Chunk, waiting.PendingUpload, Delivery, Round)
+            freed = sum(leases.free(session, each, self._host) for each in leased)
         if freed:
             LOG.info("worker.succeeded", extra={"freed": freed})
 
@@ -410,6 +497,9 @@ class Worker(Loop):
         # The rows are of no more use; where another attempt counts, the results of this one are not.
         with suppress(Refusal, OSError):
             self._storage.delete(rows_name(chunk.job_id, chunk.number) if stored else name)
+        if stored:
+            metrics.BATCH_ROWS.labels("answered").inc(computed.row_count - computed.failed_rows)
+            metrics.BATCH_ROWS.labels("refused").inc(computed.failed_rows)
         done = {"job": chunk.job_id, "chunk": chunk.number, "rows": computed.row_count, "stored": stored}
         LOG.info("worker.chunk", extra=done)
 

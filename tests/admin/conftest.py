@@ -29,9 +29,10 @@ from werkzeug.routing.converters import AnyConverter
 from werkzeug.test import TestResponse
 
 from tests import databases
+from webapp import alerts, config, jobs, keys, passwords, registry, second_factor, signature, users, webhooks
 from webapp import app as composition
-from webapp import config, jobs, keys, passwords, registry, second_factor, signature, users
 from webapp.admin.guard import SAFE_METHODS
+from webapp.alerts import Found
 from webapp.audit import Actor, AuditRecord
 from webapp.config import Settings
 from webapp.db import Base, Session, now
@@ -42,6 +43,7 @@ from webapp.signature import Feature, Output, Signature
 from webapp.uploads import Wish, waiting
 from webapp.users import User
 from webapp.web import Parts
+from webapp.webhooks import EVENTS, deliveries
 
 TESTER = Actor("cli:a-test")
 BASE = "http://127.0.0.1:8000"
@@ -424,6 +426,22 @@ class House:
 
         self.change(begin)
 
+    def alert(self, **more: Any) -> int:
+        """Let something be so that needs a person."""
+        facts = {"kind": "latency", "sentence": "churn answers slowly.", "model": "churn", **more}
+        return int(self.change(lambda session: alerts.see(session, Found(**facts))).id)
+
+    def webhook(self, **more: Any) -> int:
+        """Make a webhook that is told of everything, and was told something."""
+        terms = {"name": "on-call", "url": "https://example.com/hook", "form": "standard", "events": list(EVENTS)}
+
+        def make(session: Session) -> int:
+            row = webhooks.create(session, TESTER, **{**terms, **more}, private=True)
+            deliveries.send_test(session, row)
+            return row.id
+
+        return int(self.change(make))
+
     def furnish(self) -> House:
         """Put one of everything in."""
         self.version()
@@ -433,6 +451,8 @@ class House:
         self.count(2)
         self.change(lambda session: registry.switch_plan_off(session, TESTER, "churn", 1, "It answered otherwise."))
         key_id, key = self.key()
+        alert_id, webhook_id = self.alert(), self.webhook()
+        self.change(lambda session: alerts.snooze(session, TESTER, alert_id, "1h"))
         self.user("sam")
         self.sign_in("sam")
         self.user("dora")
@@ -450,6 +470,8 @@ class House:
             "job_id": self.job(key_id),
             "upload_id": self.upload(),
             "prediction_id": self.prediction(key_id=key_id),
+            "alert_id": str(alert_id),
+            "webhook_id": str(webhook_id),
             "token": self.link("lou"),
         }
         return self
@@ -626,6 +648,7 @@ def _first_code(_house: House, page: Page) -> str:
     return pyotp.TOTP(secret[0]).now()
 
 
+ALERT, WEBHOOK = "/admin/alerts/{alert_id}", "/admin/webhooks/{webhook_id}"
 KEY, VERSION, SAM = "/admin/keys/{key_id}", "/admin/models/{name}/versions/{number}", "/admin/users/sam"
 # In an order in which all of them can be done; each can be done first, too.
 DEEDS = {
@@ -637,6 +660,18 @@ DEEDS = {
     "roll back": Deed("/admin/models/{name}", "/admin/models/{name}/rollback", {}, ("models.rollback",)),
     "allow a plan": Deed(VERSION, f"{VERSION}/plan", {"reason": "mended"}, ("models.plan_on",)),
     "edit a signature": Deed(f"{VERSION}/signature", f"{VERSION}/signature", {"f0-maximum": "99"}, ("models.upload",)),
+    "snooze an alert": Deed(ALERT, f"{ALERT}/snooze", {"span": "7d"}, ("alerts.snooze",)),
+    "acknowledge an alert": Deed(ALERT, f"{ALERT}/acknowledge", {}, ("alerts.acknowledge",)),
+    "resolve an alert": Deed(ALERT, f"{ALERT}/resolve", {}, ("alerts.resolve",)),
+    "open an alert again": Deed(ALERT, f"{ALERT}/reopen", {}, ("alerts.reopen",)),
+    "add a webhook": Deed(
+        "/admin/webhooks/new", "/admin/webhooks", {"name": "chat", "url": "https://example.com"}, ("webhooks.create",)
+    ),
+    "change a webhook": Deed(WEBHOOK, WEBHOOK, {"name": "night shift"}, ("webhooks.edit",)),
+    "roll a secret": Deed(WEBHOOK, f"{WEBHOOK}/roll", {}, ("webhooks.roll",)),
+    "send a test": Deed(WEBHOOK, f"{WEBHOOK}/test"),
+    "disable a webhook": Deed(WEBHOOK, f"{WEBHOOK}/switch", {}, ("webhooks.disable",)),
+    "remove a webhook": Deed(f"{WEBHOOK}/remove", f"{WEBHOOK}/remove", {}, ("webhooks.remove",)),
     "cancel a job": Deed("/admin/jobs", "/admin/jobs/{job_id}/cancel", {}, ("jobs.cancel",)),
     "compare with another time": Deed(
         "/admin/drift",

@@ -332,6 +332,9 @@ def test_no_number_in_an_address_or_a_form_is_an_error_of_ours(museum: House) ->
             f"/admin/models/churn/versions/{number[:30]}/signature",
             f"/admin/models/churn/versions/{number[:30]}/try",
             f"/admin?span={number}",
+            f"/admin/alerts?before={number}",
+            f"/admin/alerts/{number[:30] or '0'}",
+            f"/admin/webhooks/{number[:30] or '0'}",
         ):
             assert museum.admin.get(path).status_code in {200, 404, 422}, path
     for number in NUMBERS:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import skops.io
+import sqlalchemy as sa
 from sklearn.linear_model import LogisticRegression
 
 from tests.admin.conftest import (
@@ -30,10 +31,11 @@ from tests.admin.conftest import (
     serving,
     unsafe,
 )
-from webapp import audit, db, fleet, jobs, logs, users
+from webapp import alerts, audit, db, fleet, jobs, logs, users
 from webapp.audit import Actor
 from webapp.signature import Feature, Output, Signature
 from webapp.uploads import waiting
+from webapp.webhooks.deliveries import Delivery
 
 # Short enough to be shown again by forms, and each begins with what it is about.
 PAYLOADS = {
@@ -122,7 +124,7 @@ def stocked(house: House, text: str) -> House:
     house.count(2)
     key_id, _ = house.key(text, owner=text, models=[text, "churn"])
     job_id = house.job(key_id)
-    house.change(lambda session: jobs.fail(jobs.find_job(session, job_id), text))
+    house.change(lambda session: jobs.fail(session, jobs.find_job(session, job_id), text))
     refused, waiting = house.upload(text), house.upload(text)
     house.change(lambda session: refuse(session, refused, text))
     for number, (model, version) in enumerate((("churn", 1), ("churn", 2), ("texts", 1), ("gone", 1))):
@@ -138,7 +140,13 @@ def stocked(house: House, text: str) -> House:
     )
     house.change(lambda session: fleet.report(session, text, 0, 1, 1, failure=text))
     house.change(lambda session: fleet.beat(session, text, text))
+    alert_id = house.alert(kind=text, sentence=text, model=text, subject=text, details={text: text, "seconds": text})
+    house.change(lambda session: alerts.acknowledge(session, Actor(f"user:{text}"), alert_id))
+    webhook_id = house.webhook(name=text)
+    house.change(lambda session: answered(session, text))
     house.facts = {
+        "alert_id": str(alert_id),
+        "webhook_id": str(webhook_id),
         "name": "churn",
         "number": "1",
         "key_id": key_id,
@@ -150,6 +158,11 @@ def stocked(house: House, text: str) -> House:
     }
     house.user("sam")
     return house
+
+
+def answered(session: Any, text: str) -> None:
+    """Let every webhook have answered with a text."""
+    session.execute(sa.update(Delivery).values(status=500, answer=text, sentence=text, attempts=1))
 
 
 def refuse(session: Any, upload_id: str, text: str) -> None:
@@ -202,6 +215,7 @@ QUERIES: dict[str, tuple[str, ...]] = {
     "/admin": ("span",),
     "/admin/predictions/find": ("id",),
     "/admin/models/churn/versions/1/try": ("prediction",),
+    "/admin/alerts": ("state", "before"),
 }
 
 
@@ -212,6 +226,9 @@ def forms(house: House, text: str) -> dict[str, dict[str, Any]]:
         "/admin/keys": {"name": text, "owner": text, "scopes": text, "models": text, "rate_limit": text, "days": text},
         key: {"name": text, "owner": text, "scopes": text, "models": text},
         f"{key}/revoke": {"name": text},
+        "/admin/webhooks": {"name": text, "url": text, "format": text, "events": text},
+        f"/admin/webhooks/{house.facts['webhook_id']}": {"name": text, "url": text, "events": text},
+        f"/admin/alerts/{house.facts['alert_id']}/snooze": {"span": text},
         "/admin/users": {"name": text, "role": text},
         "/admin/users/sam/role": {"role": text},
         "/admin/upload": {"model": text, "target": text, "label": text, "activate": text},
@@ -310,6 +327,8 @@ READ_ON = [
     "GET /admin/predictions/00000000000000000000000000000003-0 []",
     "GET /admin/jobs []",
     "GET /admin/drift []",
+    "GET /admin/alerts/1 []",
+    "GET /admin/webhooks []",
     "GET /admin/system []",
     "GET /admin/audit []",
     "GET /admin []",

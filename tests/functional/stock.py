@@ -24,7 +24,8 @@ from tests.conftest import eventually
 from tests.functional.browser import worker_held
 from tests.functional.server import Server
 from tests.test_predictions import record
-from webapp import config, feedback, keys, passwords, registry, second_factor, uploads, users
+from webapp import alerts, config, feedback, keys, passwords, registry, second_factor, uploads, users, webhooks
+from webapp.alerts import Found
 from webapp.artifacts import ArtifactStore
 from webapp.audit import Actor
 from webapp.db import Database, Session
@@ -33,6 +34,7 @@ from webapp.monitoring import drift_report
 from webapp.predictions import log
 from webapp.signature import from_dict
 from webapp.uploads import Desk, Wish
+from webapp.webhooks import deliveries
 
 # As long as may be, with nothing in them where a line could break.
 MODEL, TEXTS = "x" * 63, "texts"
@@ -98,6 +100,7 @@ def stocked_server(folder: Path) -> Iterator[Stocked]:
             assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
             stock.alter("UPDATE heartbeats SET seen_at = :past WHERE process = 'worker'", past=PAST)
             examples = _examples(key_id, predictions, [refused, waiting], links["guest"].rpartition("/")[2])
+            examples |= stock.alerts(key_id)
             yield Stocked(server, stock, links, examples)
     finally:
         server.stop()
@@ -212,6 +215,50 @@ class Stock:
         with self.session() as session:
             log.insert(session, log.Piece("another", "yesterday", made, 1))
             drift_report.decide(session, MODEL, 1, yesterday, drift_report.Terms())
+
+    def alerts(self, key_id: str) -> dict[str, list[dict[str, Any]]]:
+        """Let things need a person, each in another state, and tell webhooks; give where to look at them."""
+        facts = {"p99_seconds": 0.25, "reason": "w" * 90, "heard_of_at": None}
+        seen = [
+            Found("latency", f"{MODEL} answers slowly. " + "w" * 90, "info", MODEL, details=facts),
+            Found("plan_off", "The plan differs.", "critical", MODEL, "1"),
+            Found("key_expiring", "The key ends.", subject=key_id),
+            Found("job_failed", "A batch failed.", model=TEXTS, subject="x" * 32),
+            Found("long " + "k" * 60, "A kind that is looked at no more.", subject="s" * 90),
+        ]
+        with self.session() as session:
+            hooks = [self._webhook(session, form, name) for form, name in (("standard", LONG_KEY), ("slack", "chat"))]
+            made = [alerts.see(session, each).id for each in seen]
+            alerts.acknowledge(session, self.actor, made[1])
+            alerts.snooze(session, self.actor, made[2], "7d")
+            alerts.resolve(session, self.actor, made[3])
+            alerts.settle(session, seen[4].kind, [])
+            deliveries.send_test(session, webhooks.get_webhook(session, hooks[0]))
+            deliveries.disable(session, self.actor, hooks[1])
+        self._answer(hooks[0])
+        return {
+            "/admin/alerts/<int:alert_id>": [{"alert_id": each} for each in made],
+            "/admin/alerts": [{"state": each} for each in ("open", "handled", "resolved")],
+            "/admin/webhooks/<int:webhook_id>": [{"webhook_id": each} for each in hooks],
+            "/admin/webhooks/<int:webhook_id>/remove": [{"webhook_id": hooks[0]}],
+        }
+
+    def _webhook(self, session: Session, form: str, name: str) -> int:
+        url = f"https://{'h' * 60}.example.com/{'p' * 300}"
+        events = webhooks.EVENTS
+        return webhooks.create(session, self.actor, name=name, url=url, form=form, events=events, private=False).id
+
+    def _answer(self, webhook_id: int) -> None:
+        """Let the webhook have answered, to one message well, to one badly, and not yet to the others."""
+        for status, done, at in ((200, "delivered_at", "min"), (500, "due_at", "max")):
+            self.alter(
+                f"UPDATE deliveries SET status = :status, answer = :answer, attempts = 1, {done} = :past WHERE id ="
+                f" (SELECT {at}(id) FROM deliveries WHERE webhook_id = :id AND event <> 'test')",
+                status=status,
+                answer="w" * 200,
+                past=PAST,
+                id=webhook_id,
+            )
 
     def people(self) -> dict[str, str]:
         """Make people; give the sign-in link of each."""

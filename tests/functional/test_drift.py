@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.conftest import eventually
 from tests.functional.browser import chromium, sign_in, window
 from tests.functional.server import Refused, Server
 
@@ -61,6 +62,10 @@ def test_page_and_api_tell_the_same(told: tuple[Server, dict[str, Any]]) -> None
         assert {each["name"] for each in found["described"]} == {"age", "income", "credit_score"}
         week = server.get(f"/models/credit-risk/drift?since={day}", key).json()
         assert "input:income" in week["drifted"]
+        raised = eventually(lambda: server.get("/alerts?state=open", key).json()["alerts"])
+        (income,) = [each for each in raised if each["kind"] == "drift" and "income" in each["sentence"]]
+        assert income["severity"] == "critical"
+        assert "% of the change comes from key" in income["sentence"]
         wrong = server.get("/models/credit-risk/drift?day=yesterday", key)
         assert (wrong.status_code, wrong.json()["code"]) == (422, "date_unreadable")
         link = server.cli("users", "create", "mara", "--role", "viewer")["link"]

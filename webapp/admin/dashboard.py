@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from webapp import activation, audit, fleet, jobs, keys, registry, web
+from webapp import activation, alerts, audit, fleet, jobs, keys, registry, web
 from webapp.admin.guard import blueprint, me, needs
 from webapp.admin.pages import page
 from webapp.audit import AuditRecord
@@ -66,6 +66,7 @@ def show() -> Response:
             "standing": activation.present(session),
             "expiring": keys.expiring(session, SOON),
             "live_keys": keys.count_live(session),
+            "alerts": alerts.count_by_state(session),
             "silent": [each for each in fleet.heartbeats(session) if each.seen_at < moment - SILENT],
             "changes": _changes(session) if me().may("operator") else [],
             **_running(session),

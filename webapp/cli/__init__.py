@@ -22,6 +22,7 @@ from webapp.generation import Signal
 # Each command lives in a module that is imported when it is asked for: most need no scikit-learn, whose import
 # takes longer than all they do.
 COMMANDS = {
+    "alerts": "alerts:group",
     "config": "database:config_group",
     "db": "database:group",
     "demo": "demo:demo",

@@ -27,7 +27,15 @@ def work(console: Console) -> None:
     parts.spool.start()
     parts.follower.start(slot=None)
     try:
-        beside = (worker.Inspector, worker.Recomputer, worker.Remover, worker.DriftWatcher, worker.Scorer)
+        beside = (
+            worker.Inspector,
+            worker.Recomputer,
+            worker.Remover,
+            worker.DriftWatcher,
+            worker.Scorer,
+            worker.Watcher,
+            worker.Teller,
+        )
         loops = (each(parts, console.settings.replica) for each in beside)
         worker.run(worker.Worker(parts, console.settings.replica), *loops)
     finally:

@@ -106,12 +106,21 @@ def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str
 class Spool:
     """The appending side, one per process."""
 
-    def __init__(self, folder: Path, *, max_bytes: int, refuse_when_full: bool, on_drop: Callable[[int], None]) -> None:
-        """`on_drop` is told how many records were lost, when some are."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int,
+        refuse_when_full: bool,
+        on_drop: Callable[[int], None],
+        on_measure: Callable[[float], None] = lambda _filled: None,
+    ) -> None:
+        """`on_drop` is told how many records were lost, when some are; `on_measure` how full the host's spool is."""
         self._folder = folder
         self._max_bytes = max_bytes
         self._refuse_when_full = refuse_when_full
         self._on_drop = on_drop
+        self._on_measure = on_measure
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._descriptor: int | None = None
@@ -224,6 +233,7 @@ class Spool:
     def _measure(self) -> None:
         found = segments(self._folder)
         held = sum(map(_size, found))
+        self._on_measure(held / self._max_bytes)
         self._full, self._half_full = held >= self._max_bytes, held >= self._max_bytes / 2
         if self._full:
             with self._lock:

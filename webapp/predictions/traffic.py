@@ -115,9 +115,14 @@ def latency_step(seconds: float) -> int:
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
-def totals(session: Session, since: datetime, *, without: Collection[str] = TRIALS) -> list[Total]:
-    """Give what each model did since the hour that `since` lies in, by name, leaving out sources in `without`."""
-    by_model = groupby(_steps(session, since, without), key=attrgetter("model"))
+def totals(
+    session: Session, since: datetime, *, until: datetime | None = None, without: Collection[str] = TRIALS
+) -> list[Total]:
+    """Give what each model did since the hour that `since` lies in, by name, leaving out sources in `without`.
+
+    Hours that begin at `until` or later do not count.
+    """
+    by_model = groupby(_steps(session, since, without, until), key=attrgetter("model"))
     return [_total(model, steps) for model, steps in by_model]
 
 
@@ -212,13 +217,14 @@ def _beginning(moment: datetime, step: timedelta) -> datetime:
     return moment - (moment - EPOCH) % step
 
 
-def _steps(session: Session, since: datetime, without: Collection[str]) -> Iterable[Any]:
+def _steps(session: Session, since: datetime, without: Collection[str], until: datetime | None = None) -> Iterable[Any]:
     """Give the counts of each model and latency step, the models one after the other."""
+    ended = sa.true() if until is None else HourlyTraffic.hour < until
     predictions, warned = sa.func.sum(HourlyTraffic.predictions), sa.func.sum(HourlyTraffic.warned)
     cell = (HourlyTraffic.model, HourlyTraffic.latency_step)
     return session.execute(
         sa.select(*cell, predictions.label("predictions"), warned.label("warned"))
-        .where(HourlyTraffic.hour >= _beginning(since, HOUR), HourlyTraffic.source.not_in(without))
+        .where(HourlyTraffic.hour >= _beginning(since, HOUR), ended, HourlyTraffic.source.not_in(without))
         .group_by(*cell)
         .order_by(HourlyTraffic.model)
     )
