@@ -136,6 +136,12 @@ def test_a_layout_counts_inputs_and_outputs() -> None:
     assert counted[binning.cells.index("0.85 … 0.9")] == 100
 
 
+def test_what_the_log_hides_is_not_counted() -> None:
+    features = (Feature("age"), Feature("name", kind="string", log="hash"), Feature("income", log="drop"))
+    signature = Signature(features, "frame", "regression", (Output("prediction"),))
+    assert [each.id for each in layout.of(signature, []).variables] == ["input:age", "prediction:prediction"]
+
+
 # --- The rule ---------------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ from tests import databases
 from tests.test_predictions import AT, HOST, record
 from webapp.db import Database
 from webapp.errors import Invalid, NotFound
-from webapp.predictions import log, search
+from webapp.predictions import log, search, truth
 from webapp.predictions.log import Prediction
 from webapp.predictions.search import Page, Place, Wanted, place_from
 
@@ -180,15 +180,24 @@ def test_a_page_that_looked_at_enough_says_so_and_the_next_one_goes_on_behind(
         (Wanted(model="churn"), "ix_predictions_model_predictions_at_predictions_id"),
         (Wanted(key_id="key1"), "ix_predictions_key_id_predictions_at_predictions_id"),
         (Wanted(key_id="key1", model="churn"), "ix_predictions_key_id_predictions_at_predictions_id"),
+        (Wanted(client_id="order 1"), "ix_predictions_caller"),
+        (Wanted(client_id="order 1", key_id="key1", model="churn"), "ix_predictions_caller"),
     ],
 )
 @pytest.mark.parametrize(
-    "also", [{}, {"since": MOMENT - SECOND, "until": MOMENT + SECOND}, {"outcome": "no", "source": "api", "version": 1}]
+    "also",
+    [
+        {},
+        {"since": MOMENT - SECOND, "until": MOMENT + SECOND},
+        {"outcome": "no", "source": "api", "version": 1},
+        {"truth": "untold"},
+        {"truth": "wrong"},
+    ],
 )
 def test_every_look_follows_one_index_and_sorts_nothing(
     database: Database, wanted: Wanted, index: str, also: dict[str, Any], *, upward: bool
 ) -> None:
-    fill(database, [record(number) for number in range(30)])
+    fill(database, [record(number, client_id="order 1") for number in range(30)])
     asked: list[tuple[str, Any]] = []
     sa.event.listen(
         database.engine,
@@ -396,10 +405,15 @@ def test_a_time_has_its_beginning_and_not_its_end(database: Database) -> None:
         (Wanted(version=10**30), []),
         (Wanted(source="batch"), ["r-2"]),
         (Wanted(warned=True), ["r-3"]),
-        (Wanted(model="prices"), ["r-4"]),
-        (Wanted(key_id="key2"), ["r-5"]),
-        (Wanted(key_id="key2", model="prices"), []),
+        (Wanted(model="prices"), ["r-4", "r-8"]),
+        (Wanted(key_id="key2"), ["r-5", "r-8"]),
+        (Wanted(key_id="key2", model="prices"), ["r-8"]),
+        (Wanted(key_id="key1", model="prices"), ["r-4"]),
         (Wanted(feature="new"), ["r-6"]),
+        (Wanted(client_id="order 1"), ["r-7", "r-8"]),
+        (Wanted(client_id="order 1", key_id="key2"), ["r-8"]),
+        (Wanted(client_id="order 1", model="prices"), ["r-8"]),
+        (Wanted(client_id="x" * 201), []),
     ],
 )
 def test_each_other_condition_finds_what_meets_it(database: Database, wanted: Wanted, expected: list[str]) -> None:
@@ -412,9 +426,45 @@ def test_each_other_condition_finds_what_meets_it(database: Database, wanted: Wa
         {"model": "prices"},
         {"key_id": "key2"},
         {"instance": {"new": None}},
+        {"client_id": "order 1"},
+        {"client_id": "order 1", "key_id": "key2", "model": "prices"},
     ]
     fill(database, [record(number, **each) for number, each in enumerate(changed)])
     assert found(database, wanted) == expected
+
+
+@pytest.mark.parametrize(
+    ("truth_is", "expected"),
+    [("told", ["r-0", "r-1", "r-3", "r-4"]), ("untold", ["r-2"]), ("wrong", ["r-1", "r-4"])],
+)
+def test_what_turned_out_to_be_true_is_looked_for(
+    database: Database, truth_is: search.Truth, expected: list[str]
+) -> None:
+    answers = ["yes", "yes", "yes", 2.5, {"a": "no", "b": 1.0}]
+    fill(database, [record(number, at=AT + number, prediction=each) for number, each in enumerate(answers)])
+    outcomes = {"r-0": "yes", "r-1": "no", "r-3": 2.5, "r-4": {"a": "yes", "b": 1.0}}
+    with database.transaction() as session:
+        moments = {"observed_at": MOMENT, "told_at": MOMENT}
+        truth.put(session, [{"prediction_id": id_, "value": value, **moments} for id_, value in outcomes.items()])
+    assert found(database, Wanted(truth=truth_is)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "begins", "ends"),
+    [
+        ("2026-03-03", datetime(2026, 3, 3, tzinfo=UTC), datetime(2026, 3, 4, tzinfo=UTC)),
+        ("2026-03-03T12:00", datetime(2026, 3, 3, 12, tzinfo=UTC), datetime(2026, 3, 3, 12, tzinfo=UTC)),
+        ("2026-03-03T12:00:00+02:00", datetime(2026, 3, 3, 10, tzinfo=UTC), datetime(2026, 3, 3, 10, tzinfo=UTC)),
+    ],
+)
+def test_a_date_is_a_whole_day_and_a_time_itself(text: str, begins: datetime, ends: datetime) -> None:
+    assert (search.moment_from(text), search.moment_from(text, is_end=True)) == (begins, ends)
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2026-02-30", "9999-12-31", "0001-01-01T00:00:00+09:00"])
+def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(Invalid, match="2026-03-03T12:00:00Z"):
+        search.moment_from(text, is_end=True)
 
 
 def test_a_value_is_not_looked_for_without_its_feature(database: Database) -> None:

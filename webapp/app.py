@@ -19,11 +19,14 @@ from webapp.admin import (
     comparing,
     dashboard,
     drift,
+    exports,
     jobs,
     pages,
     predictions,
     quality,
+    rerun,
     sign_in,
+    subjects,
     system,
     try_it,
     uploads,
@@ -49,6 +52,7 @@ from webapp.serving.cache import PredictionCache
 from webapp.serving.runtime import Runtime
 from webapp.serving.turn import Turn
 from webapp.serving.verdicts import Verdicts
+from webapp.signature import keeping
 from webapp.web import Application, Parts
 
 # What anyone may ask without a key; everything else is closed.
@@ -64,10 +68,13 @@ ADMIN_DOORS = tuple(
         comparing,
         dashboard,
         drift,
+        exports,
         jobs,
         predictions,
         quality,
+        rerun,
         sign_in,
+        subjects,
         system,
         try_it,
         uploads,
@@ -92,6 +99,7 @@ def make_parts(settings: Settings, cache: PredictionCache | None = None) -> Part
         most_extra_bytes=settings.max_extra_bytes,
         cache=cache,
         verdicts=Verdicts(settings.run_dir / "proofs", settings.derive("proofs")),
+        log_key=settings.derive(keeping.KEY),
     )
     ring = KeyRing(settings.derive(keys.PEPPER))
     return Parts(

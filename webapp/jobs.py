@@ -244,6 +244,20 @@ def remove(session: Session, before: datetime, most: int) -> int:
     return len(ids)
 
 
+def accepted_at(session: Session, job_ids: Collection[str]) -> dict[str, datetime]:
+    """Give when those of these jobs that there are were accepted."""
+    found = session.execute(sa.select(Job.id, Job.created_at).where(Job.id.in_(job_ids)))
+    return dict(found.all())
+
+
+def forget(session: Session, job_ids: Collection[str]) -> set[str]:
+    """Remove those of these jobs that there are, also under way, and give their ids; their files are the caller's."""
+    there = known(session, job_ids)
+    session.execute(sa.delete(Chunk).where(Chunk.job_id.in_(there)))
+    session.execute(sa.delete(Job).where(Job.id.in_(there)))
+    return there
+
+
 def has_work(session: Session) -> bool:
     """Whether there is a chunk that nobody works on."""
     waiting = sa.select(Chunk.number).join(Job, Chunk.job_id == Job.id).where(*_waits()).limit(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy.exc
 
-from webapp import faults, fleet
+from webapp import erasure, faults, fleet
 from webapp.db import Database
 from webapp.errors import Unavailable
 from webapp.predictions import log, spool
@@ -131,7 +131,8 @@ class LogWriter:
         if len(records) < len(lines):
             LOG.error("log.damaged_lines", extra={"segment": path.name, "count": len(lines) - len(records)})
         with self._database.transaction() as session:
-            log.insert(session, log.Piece(self._host, path.name, records, offset))
+            kept = erasure.screened(session, records)
+            log.insert(session, log.Piece(self._host, path.name, kept, offset))
             faults.point("log.inserted")
         faults.point("log.committed")
         return len(records)

@@ -89,6 +89,9 @@ class Recomputation:
 
 
 def _may_be_planned(loaded: LoadedVersion) -> bool:
+    if loaded.keeping is not None and loaded.keeping.hides:
+        # The log has not what was asked.
+        return False
     # Another process may have found the plan worth it where this one did not.
     return loaded.version.may_plan and (loaded.predictor.plan is not None or loaded.proof is not None)
 

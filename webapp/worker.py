@@ -1,4 +1,4 @@
-"""The worker: what runs off the request path, a thread each: batches, uploads, drift, scores, what is old."""
+"""The worker: what runs off the request path, a thread each: batches, uploads, drift, scores, exports, what is old."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import cast
 
 import sqlalchemy.exc
 
-from webapp import __version__, alerts, faults, fleet, jobs, leases, metrics, registry, watching
+from webapp import __version__, alerts, exporting, faults, fleet, jobs, leases, metrics, registry, watching
 from webapp.alerts.rounds import Round
 from webapp.batches import Form, backends, receiving, results_name, rows_name
 from webapp.batches.backends import NotComputed
@@ -31,7 +31,8 @@ from webapp.jobs import Chunk, Job
 from webapp.monitoring import drift_watch, quality_report
 from webapp.monitoring.drift_report import Terms
 from webapp.monitoring.references import References
-from webapp.predictions import log
+from webapp.predictions import exports, log, subjects
+from webapp.predictions.exports import Export
 from webapp.recomputation import Recomputation
 from webapp.uploads import Desk, sweeping, waiting
 from webapp.web import Parts
@@ -49,6 +50,7 @@ SCORE_SECONDS = 600.0
 SCORE_WINDOW = "7d"
 # How often it is looked whether anything has become too old; of that, so much is removed in one transaction.
 REMOVE_SECONDS = 600.0
+REMOVED_WITHIN = timedelta(hours=1)
 MOST_PREDICTIONS = 1000
 MOST_JOBS = 10
 WATCH_SECONDS = 60.0
@@ -172,6 +174,32 @@ class Recomputer(Loop):
             return False
 
 
+class Exporter(Loop):
+    """Writes exports, one at a time, and removes those that were kept long enough."""
+
+    def beat(self) -> None:
+        """Remove now and then what is kept no longer; the loop beside this one says that the process lives."""
+        if time.monotonic() - self._beat > SWEEP_SECONDS:
+            self._beat = time.monotonic()
+            if gone := exports.expire(self._parts.database, self._parts.artifacts.storage):
+                LOG.info("worker.expired_exports", extra={"exports": gone})
+
+    def work_once(self) -> bool:
+        """Write one export; tells whether there was one."""
+        made = self._parts
+        # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
+        with made.database.reading() as session:
+            if not exports.has_work(session):
+                return False
+        with made.database.transaction() as session:
+            export = exports.claim(session, self._owner)
+        if export is None:
+            return False
+        with self._holding(lambda session: exports.renew(session, export, self._owner), exports.LEASE):
+            exporting.write(made.database, made.artifacts.storage, export, self._owner, self._stop.is_set)
+        return True
+
+
 class Remover(Loop):
     """Removes what is older than it has to be kept; between two steps others get the database."""
 
@@ -197,6 +225,8 @@ class Remover(Loop):
                 deliveries=deliveries.remove(session, before, MOST_DELIVERIES),
                 alerts=alerts.remove(session, before, MOST_DELIVERIES),
             )
+            # What comes late from a spool and is older than this goes here, at the latest an hour after it came.
+            subjects.forget(session, before - REMOVED_WITHIN)
         for kind, count in step.items():
             metrics.EXPIRED.labels(kind).inc(count)
         self._removed += step
@@ -397,7 +427,7 @@ class Worker(Loop):
     def _succeed(self) -> None:
         """Take over from a process of this host that was killed; its attempts count."""
         with self._parts.database.transaction() as session:
-            leased = (Chunk, waiting.PendingUpload, Delivery, Round)
+            leased = (Chunk, waiting.PendingUpload, Export, Delivery, Round)
             freed = sum(leases.free(session, each, self._host) for each in leased)
         if freed:
             LOG.info("worker.succeeded", extra={"freed": freed})

@@ -37,8 +37,9 @@ from webapp.audit import Actor, AuditRecord
 from webapp.config import Settings
 from webapp.db import Base, Session, now
 from webapp.drift import layout
-from webapp.predictions import log
+from webapp.predictions import exports, log
 from webapp.predictions.counts import FIRST_ROWS, DriftReference, HourlyCounts
+from webapp.predictions.search import Wanted
 from webapp.signature import Feature, Output, Signature
 from webapp.uploads import Wish, waiting
 from webapp.users import User
@@ -442,6 +443,10 @@ class House:
 
         return int(self.change(make))
 
+    def export(self, form: str = "jsonl", wanted: Wanted = Wanted()) -> str:  # noqa: B008 - it is frozen
+        """Ask for an export that nobody writes."""
+        return str(self.change(lambda session: exports.ask(session, TESTER, form, wanted)).id)
+
     def furnish(self) -> House:
         """Put one of everything in."""
         self.version()
@@ -472,6 +477,7 @@ class House:
             "prediction_id": self.prediction(key_id=key_id),
             "alert_id": str(alert_id),
             "webhook_id": str(webhook_id),
+            "export_id": self.export(),
             "token": self.link("lou"),
         }
         return self
@@ -681,6 +687,21 @@ DEEDS = {
     ),
     "compare with the reference": Deed(
         "/admin/drift", "/admin/drift/compare-with-reference", {}, ("drift.compare_with",)
+    ),
+    "ask for an export": Deed(
+        "/admin/predictions/exports", "/admin/predictions/exports", {"form": "csv"}, ("predictions.export",)
+    ),
+    "remove an export": Deed(
+        "/admin/predictions/exports",
+        "/admin/predictions/exports/{export_id}/remove",
+        {},
+        ("predictions.remove_export",),
+    ),
+    "delete a subject": Deed(
+        "/admin/predictions/subject",
+        "/admin/predictions/subject",
+        {"subject": "ada-1815", "again": "ada-1815"},
+        ("predictions.delete_subject",),
     ),
     "try a version": Deed(f"{VERSION}/try", f"{VERSION}/try"),
     "upload a file": Deed("/admin/upload", "/admin/upload", {"model": "new", "file": (b"not inspected", "m.skops")}),

@@ -33,6 +33,8 @@ from tests.admin.conftest import (
 )
 from webapp import alerts, audit, db, fleet, jobs, logs, users
 from webapp.audit import Actor
+from webapp.predictions import files
+from webapp.predictions.search import Wanted
 from webapp.signature import Feature, Output, Signature
 from webapp.uploads import waiting
 from webapp.webhooks.deliveries import Delivery
@@ -154,6 +156,7 @@ def stocked(house: House, text: str) -> House:
         "upload_id": refused,
         "waiting": waiting,
         "prediction_id": f"{0:032x}-0",
+        "export_id": house.export(wanted=Wanted(client_id=text, feature=text)),
         "token": "none",
     }
     house.user("sam")
@@ -210,7 +213,8 @@ def readable(house: House) -> Iterator[str]:
 QUERIES: dict[str, tuple[str, ...]] = {
     "/admin/keys": ("q", "state", "page"),
     "/admin/audit": ("q", "actor", "action", "before"),
-    "/admin/predictions": ("model", "version", "key", "source", "outcome", "low", "high", "time", "input"),
+    "/admin/predictions": ("model", "version", "key", "caller", "source", "outcome", "low", "high", "from", "input"),
+    "/admin/predictions/exports": ("model", "caller", "from", "input"),
     "/admin/upload": ("model",),
     "/admin": ("span",),
     "/admin/predictions/find": ("id",),
@@ -236,6 +240,7 @@ def forms(house: House, text: str) -> dict[str, dict[str, Any]]:
         "/admin/models/churn/versions/1/try": {"f0": text, "f1": text},
         "/admin/models/churn/rollback": {"reason": text, "to": "7"},
         "/admin/account/password": {"present": text, "chosen": text, "again": text},
+        "/admin/predictions/subject": {"subject": text, "again": "another", "model": text},
         "/admin/theme": {"theme": text, "back": text},
     }
 
@@ -329,6 +334,7 @@ READ_ON = [
     "GET /admin/drift []",
     "GET /admin/alerts/1 []",
     "GET /admin/webhooks []",
+    "GET /admin/predictions/exports []",
     "GET /admin/system []",
     "GET /admin/audit []",
     "GET /admin []",
@@ -427,7 +433,7 @@ def test_an_export_holds_every_text_in_its_own_cell(house: House) -> None:
     for number, text in enumerate(texts):
         prediction(house, number, text)
     rows = exported(house)
-    assert {len(row) for row in rows} == {11}
+    assert {len(row) for row in rows} == {len(files.COLUMNS)}
     assert {row["prediction"] for row in rows} == texts, "none of these begins like a formula"
     answer = house.operator.get("/admin/predictions/export/jsonl")
     lines = [json.loads(line) for line in answer.text.split("\n") if line]

@@ -31,7 +31,8 @@ from webapp.audit import Actor
 from webapp.db import Database, Session
 from webapp.intake import Upload
 from webapp.monitoring import drift_report
-from webapp.predictions import log
+from webapp.predictions import exports, log
+from webapp.predictions.search import Wanted
 from webapp.signature import from_dict
 from webapp.uploads import Desk, Wish
 from webapp.webhooks import deliveries
@@ -60,6 +61,7 @@ PEOPLE = {
 }
 # Otto's, who also needs one-time codes.
 PASSWORD = "four words are good"
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 PAST = "2026-01-01 00:00:00.000000"
 
 
@@ -95,6 +97,17 @@ def stocked_server(folder: Path) -> Iterator[Stocked]:
         eventually(lambda: server.rows("SELECT number FROM chunks WHERE done_at IS NOT NULL"))
         eventually(lambda: server.rows("SELECT version FROM drift_references"))
         stock.drift(key_id)
+        done = stock.export(Wanted())
+        eventually(lambda: server.rows("SELECT id FROM exports WHERE done_at IS NOT NULL"))
+        stock.alter(
+            "UPDATE exports SET failed_at = :past, done_at = NULL, failure = :why WHERE id = :id",
+            past=PAST,
+            why="It could not be written.",
+            id=done,
+        )
+        stock.export(Wanted(model=MODEL))
+        eventually(lambda: server.rows("SELECT id FROM exports WHERE done_at IS NOT NULL"))
+        stock.export(Wanted(model=TEXTS, feature="text"), leased_by="elsewhere/1", leased_until=FAR)
         with worker_held(server):
             waiting = _begin_upload(server, key, folder / "mixed.joblib")
             assert server.post(f"/models/{MODEL}/predict/batch", batch, key).status_code == 202
@@ -177,6 +190,14 @@ class Stock:
         with self.session() as session:
             log.insert(session, log.Piece("another-host", "a-segment", made, 1))
             assert feedback.counted(feedback.take(session, None, items))["accepted"] == len(made)
+
+    def export(self, wanted: Wanted, **facts: object) -> str:
+        """Ask for an export."""
+        with self.session() as session:
+            made = exports.ask(session, self.actor, "jsonl", wanted)
+            for name, value in facts.items():
+                setattr(made, name, value)
+            return made.id
 
     def keys(self) -> tuple[str, str]:
         """Make a key for everything with a long name, and one in each state; give the first with its id."""
@@ -324,6 +345,10 @@ def _examples(key_id: str, predictions: list[str], uploaded: list[str], token: s
         f"{version}/try": versions,
         "/admin/predictions/<prediction_id>": [{"prediction_id": each} for each in predictions],
         "/admin/quality": [{"model": MODEL}, {"model": TEXTS, "window": "90d"}, {"model": MODEL, "version": 2}],
+        "/admin/predictions/<prediction_id>/rerun": [
+            *({"prediction_id": each} for each in predictions),
+            {"prediction_id": predictions[0], "version": 2},
+        ],
         "/admin/predictions/find": [{"id": predictions[0]}],
         "/admin/uploads/<upload_id>": [{"upload_id": each} for each in uploaded],
         "/admin/users/<name>": [{"name": name} for name in (LONG_USER, "gone", "mara")],

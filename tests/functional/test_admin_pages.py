@@ -25,7 +25,8 @@ NO_PAGES = {
     "/admin/models/<name>/versions/<int:number>/artifact": "a file",
     "/admin/jobs/<job_id>/results": "a file",
     "/admin/models/<name>/workers": "a part of the version's page",
-    "/admin/predictions/export/<any(csv, jsonl):form>": "a file",
+    "/admin/predictions/export/<any(csv, jsonl, parquet):form>": "a file",
+    "/admin/predictions/exports/<export_id>/file": "a file",
 }
 HEIGHT, NARROWEST = 900, 320
 # Width, what the system prefers, what the person chose. That the other way to a theme gives the same colours is looked

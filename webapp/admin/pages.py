@@ -244,6 +244,9 @@ _CHANGES = {
     "webhooks.disable": "Webhook {subject} disabled",
     "webhooks.enable": "Webhook {subject} enabled",
     "webhooks.remove": "Webhook {subject} removed",
+    "predictions.export": "Predictions exported as {form}",
+    "predictions.delete_subject": "Predictions about a subject deleted ({subject})",
+    "predictions.remove_export": "Export {subject} removed",
     "users.create": "User {subject} made",
     "users.role": "Role of {subject} changed",
     "users.disable": "User {subject} disabled",
@@ -262,7 +265,7 @@ def change(record: AuditRecord) -> str:
     # Made by one `format` of our own text: what the record holds is put in, and never read as a format itself.
     # A version is written `churn/2` there, and `churn v2` to people.
     subject = record.subject.replace("/", " v")
-    facts = {"name": subject, "to_number": "", "after": "", **record.detail, "subject": subject}
+    facts = {"name": subject, "to_number": "", "after": "", "form": "", **record.detail, "subject": subject}
     return _CHANGES.get(record.action, "{subject} changed").format(**facts)
 
 

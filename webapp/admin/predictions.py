@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -20,15 +18,15 @@ from webapp.admin.guard import blueprint, needs
 from webapp.admin.pages import page, plain
 from webapp.db import Database, Session
 from webapp.errors import Invalid, NotFound
-from webapp.predictions import log, search, truth
+from webapp.predictions import files, log, search, truth
 from webapp.predictions.log import Prediction
-from webapp.predictions.search import Wanted
-from webapp.signature import Feature, Signature, example, from_dict
+from webapp.predictions.search import Truth, Wanted
+from webapp.serving import percentiles
+from webapp.signature import Feature, Signature, example, from_dict, keeping
 
 door: Blueprint = blueprint("predictions")
 
 MOST_EXPORTED = 100_000
-PIECE_ROWS = 500
 TIMES = {
     "": (None, "Any time"),
     "1h": (timedelta(hours=1), "Last hour"),
@@ -37,9 +35,11 @@ TIMES = {
     "30d": (timedelta(days=30), "Last 30 days"),
 }
 SOURCES = (("", "All"), ("api", "API"), ("batch", "Batch"), ("test", "Test keys"), ("ui", "Try it"))
-FIELDS = ("model", "version", "key", "source", "outcome", "low", "high", "time", "input", "warned")
-# What a spreadsheet would take for a formula.
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
+TRUTHS = (("", "Any"), ("told", "Told"), ("untold", "Not told"), ("wrong", "Told, and another"))
+FIELDS = (
+    *("model", "version", "key", "caller", "source", "outcome", "low", "high"),
+    *("time", "from", "to", "input", "truth", "warned"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,27 +56,45 @@ class Query:
         return url_for(endpoint, **(query | more))
 
 
-def _query(session: Session) -> Query:
+def query_of(session: Session) -> Query:
+    """Read what the address asks for."""
     typed = {name: request.args.get(name, "").strip()[:200] for name in FIELDS}
     errors: dict[str, str] = {}
-    span = TIMES.get(typed["time"], (None, ""))[0]
+    since, until = _times(typed, errors)
     feature, is_pair, value = typed["input"].partition("=")
     wanted = Wanted(
         model=typed["model"] or None,
         version=_whole(typed["version"], errors),
         key_id=_key(session, typed["key"], errors),
+        client_id=typed["caller"] or None,
         source=typed["source"] or None,
         outcome=typed["outcome"] or None,
         probability_from=_share("low", typed["low"], errors),
         probability_to=_share("high", typed["high"], errors),
-        since=datetime.now(UTC) - span if span else None,
+        since=since,
+        until=until,
         feature=feature.strip() or None,
         value=value.strip() if is_pair else None,
         warned=bool(typed["warned"]),
+        truth=cast("Truth", typed["truth"]) if typed["truth"] in dict(TRUTHS) and typed["truth"] else None,
     )
     if typed["input"] and not is_pair:
         errors["input"] = "Write it as name=value, such as income=52000."
     return Query(typed, wanted, errors)
+
+
+def _times(typed: Mapping[str, str], errors: dict[str, str]) -> tuple[datetime | None, datetime | None]:
+    """Give where the time begins and ends; of a span and a date, the later beginning counts."""
+    span = TIMES.get(typed["time"], (None, ""))[0]
+    begins = [datetime.now(UTC) - span] if span else []
+    ends: list[datetime] = []
+    for name, found in (("from", begins), ("to", ends)):
+        try:
+            if typed[name]:
+                found.append(search.moment_from(typed[name], is_end=name == "to"))
+        except Invalid as refusal:
+            errors[name] = refusal.detail
+    return max(begins, default=None), min(ends, default=None)
 
 
 def _whole(text: str, errors: dict[str, str]) -> int | None:
@@ -110,8 +128,9 @@ def _key(session: Session, text: str, errors: dict[str, str]) -> str | None:
 def index() -> Response:
     """List predictions, the newest first, by what the address asks for."""
     with web.parts().database.reading() as session:
-        query = _query(session)
+        query = query_of(session)
         found = _found(session, query)
+        told = truth.known(session, [row.id for row in found.rows])
         names = keys.names(session, {row.key_id for row in found.rows})
         models = [line.name for line in registry.model_lines(session)]
     return page(
@@ -119,10 +138,12 @@ def index() -> Response:
         422 if query.errors else 200,
         query=query,
         found=found,
+        told=told,
         names=names,
         models=[("", "All"), *((name, name) for name in models)],
         times=[(value, text) for value, (_, text) in TIMES.items()],
         sources=SOURCES,
+        truths=TRUTHS,
         filtered=any(query.typed.values()),
         newer=query.href("admin_predictions.index", after=found.newer.text) if found.newer else None,
         older=query.href("admin_predictions.index", before=found.older.text) if found.older else None,
@@ -166,6 +187,10 @@ class Input:
     share: float | None
     says: str
     unusual: bool
+    # `hash` or `drop` where the log has not what was sent.
+    kept: str = ""
+    # How many percent of the reference lie below it; None where that is not known.
+    percent: float | None = None
 
 
 @door.get("/predictions/<prediction_id>")
@@ -177,9 +202,11 @@ def show(prediction_id: str) -> Response:
         newer, older = search.neighbours(session, found)
         told = truth.of(session, found.id)
         name = keys.names(session, [found.key_id]).get(found.key_id)
-        signature = _signature(session, found)
+        signature, reference = _learned(session, found)
     call = Call(f"/models/{found.model}/versions/{found.version}/predict", example.as_typed(found.instance))
-    inputs = [_input(each, value, signature) for each, value in found.instance.items()]
+    hidden = keeping.hidden(signature) if signature else {}
+    known = percentiles.of(web.parts().artifacts, reference, signature) if signature else {}
+    inputs = [_beside(each, known) for each in _inputs(found, signature, hidden)]
     return page(
         "predictions/show.html",
         row=found,
@@ -188,17 +215,48 @@ def show(prediction_id: str) -> Response:
         newer=newer,
         older=older,
         inputs=inputs,
+        hidden=hidden,
         call=call,
         document=json.dumps(log.describe(found), ensure_ascii=False, indent=2),
     )
 
 
-def _signature(session: Session, row: Prediction) -> Signature | None:
+def signature_of(session: Session, row: Prediction) -> Signature | None:
+    """Give the signature of the version that made a prediction; None where it is gone."""
+    return _learned(session, row)[0]
+
+
+def _learned(session: Session, row: Prediction) -> tuple[Signature | None, str | None]:
+    """Give the signature of the version that made a prediction, and the digest of its reference."""
     try:
         version = registry.get_version(session, registry.get_model(session, row.model), row.version)
     except NotFound:
-        return None
-    return from_dict(version.signature)
+        return None, None
+    return from_dict(version.signature), version.reference
+
+
+def _inputs(row: Prediction, signature: Signature | None, hidden: Mapping[str, str]) -> Iterator[Input]:
+    """Give what was sent, and what of it the log has otherwise or not at all, in the version's order."""
+    dropped = [name for name, way in hidden.items() if way == "drop"]
+    order = [feature.name for feature in signature.features] if dropped and signature else []
+    for name in dict.fromkeys([*order, *row.instance]):
+        if name in hidden and row.instance.get(name) is None:
+            yield Input(name, None, None, "", unusual=False, kept="drop" if name in dropped else "")
+        elif name in hidden:
+            yield Input(name, row.instance[name], None, "", unusual=False, kept="hash")
+        elif name in row.instance:
+            yield _input(name, row.instance[name], signature)
+
+
+def _beside(each: Input, known: percentiles.Percentiles) -> Input:
+    """Add where a number lies among those of the reference; one outside of it is said to be."""
+    is_number = isinstance(each.value, int | float) and not isinstance(each.value, bool)
+    if each.kept or each.unusual or each.name not in known or not is_number:
+        return each
+    numbers = known[each.name]
+    percent = percentiles.percent(numbers, each.value)
+    says = f"above {percent:.0f} % of the reference, which goes from {plain(numbers[0])} to {plain(numbers[-1])}"
+    return replace(each, percent=percent, says=says)
 
 
 def _input(name: str, value: Any, signature: Signature | None) -> Input:  # noqa: ANN401 - a value of an instance
@@ -233,61 +291,21 @@ def _measured(feature: Feature, value: float) -> Input:
 # --- Export -------------------------------------------------------------------------------------------------
 
 
-@door.get("/predictions/export/<any(csv, jsonl):form>")
+@door.get("/predictions/export/<any(csv, jsonl, parquet):form>")
 @needs("operator")
 def export(form: str) -> Response:
     """Give what the list shows, all pages of it, as a file; it is streamed."""
     database = web.parts().database
+    wanted = usable(database)
+    found = files.written(files.lines(database, wanted, MOST_EXPORTED), form)
+    headers = {"Content-Disposition": f"attachment; filename=predictions.{form}"}
+    return Response(found, headers=headers, content_type=files.MIMETYPES[form])
+
+
+def usable(database: Database) -> Wanted:
+    """Give what the address asks for; refuse one that says nothing."""
     with database.reading() as session:
-        query = _query(session)
+        query = query_of(session)
     if query.errors:
         raise Invalid("filters_unusable", " ".join(query.errors.values()))
-    rows = _every(database, query.wanted)
-    lines = _csv(rows) if form == "csv" else _jsonl(rows)
-    kind = "text/csv" if form == "csv" else "application/x-ndjson"
-    headers = {"Content-Disposition": f"attachment; filename=predictions.{form}"}
-    return Response(lines, headers=headers, content_type=f"{kind}; charset=utf-8")
-
-
-def _every(database: Database, wanted: Wanted) -> Iterator[Prediction]:
-    # What comes in meanwhile stays out: the file ends where the page began.
-    wanted = replace(wanted, until=wanted.until or datetime.now(UTC))
-    place, left = None, MOST_EXPORTED
-    while left > 0:
-        # A transaction per piece, ended before it is sent: a slow reader must not hold up those who write.
-        with database.reading() as session:
-            piece = search.search(session, wanted, size=min(PIECE_ROWS, left), before=place)
-        yield from piece.rows
-        left, place = left - len(piece.rows), piece.older
-        if place is None:
-            return
-
-
-def _jsonl(rows: Iterable[Prediction]) -> Iterator[str]:
-    for row in rows:
-        yield json.dumps({**log.describe(row), "key_id": row.key_id}, ensure_ascii=False) + "\n"
-
-
-COLUMNS = ("prediction_id", "at", "model", "model_version", "key_id", "source", "prediction", "probability")
-
-
-def _csv(rows: Iterable[Prediction]) -> Iterator[str]:
-    yield _line([*COLUMNS, "latency_seconds", "warnings", "instance"])
-    for row in rows:
-        facts = {**log.describe(row), "key_id": row.key_id}
-        values = [facts[name] for name in COLUMNS]
-        nested = [json.dumps(each, ensure_ascii=False) for each in (row.warnings, row.instance)]
-        yield _line([*values, row.latency_seconds, *nested])
-
-
-def _line(values: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text).writerow([_cell(value) for value in values])
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """Write texts so that no spreadsheet takes one for a formula."""
-    if isinstance(value, dict | list):
-        value = json.dumps(value, ensure_ascii=False)
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return query.wanted

@@ -22,7 +22,7 @@ from webapp.intake import report
 from webapp.predictions import traffic
 from webapp.registry import Activation, Model, Version, WayBack
 from webapp.serving import trial
-from webapp.signature import Signature, from_dict
+from webapp.signature import Signature, from_dict, keeping
 from webapp.signature.compare import Difference, differences
 from webapp.uploads import waiting
 
@@ -99,6 +99,8 @@ def version(name: str, number: int) -> Response:
             "active": is_active,
             "frozen": registry.was_active(session, found),
             "signature": signature,
+            "hides": bool(keeping.hidden(signature)),
+            "in_log": {each.name: ", ".join(keeping.describe(each)) or "kept" for each in signature.features},
             "checks": report.checks(found.report, signature),
             "versions": found.report["versions"],
             "card": _card(found.card),

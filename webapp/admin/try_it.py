@@ -15,11 +15,12 @@ from webapp import registry, web
 from webapp.admin.calls import Call
 from webapp.admin.guard import blueprint, me, needs
 from webapp.admin.pages import page, plain
+from webapp.admin.predictions import signature_of
 from webapp.errors import Invalid, Refusal
 from webapp.predictions import search
 from webapp.predictions.spool import Origin, record
 from webapp.serving.loaded import Answer, LoadedVersion
-from webapp.signature import Feature, Value, example
+from webapp.signature import Feature, Value, example, keeping
 
 door: Blueprint = blueprint("try_it")
 
@@ -60,7 +61,11 @@ def show(name: str, number: int) -> Response:
     instance = example.instance(loaded.signature)
     if prediction_id := request.args.get("prediction"):
         with web.parts().database.reading() as session:
-            instance |= search.get(session, prediction_id).instance
+            row = search.get(session, prediction_id)
+            signature = signature_of(session, row)
+        # What is hashed in the log is no value to try.
+        hidden = keeping.hidden(signature) if signature else {}
+        instance |= {name: value for name, value in row.instance.items() if name not in hidden}
     return _page(loaded, _typed(instance))
 
 

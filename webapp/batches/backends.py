@@ -103,6 +103,8 @@ class Model:
     version: ServedVersion
     proof: Proof | None
     libraries: tuple[str, ...]
+    # What features are hashed with before they are written anywhere; None where none is.
+    log_key: bytes | None = None
 
 
 class _Told(Verdicts):
@@ -141,7 +143,8 @@ def model_of(loaded: LoadedVersion, place: str) -> Model:
     )
     by_plan = loaded.predictor.plan is not None
     sent = replace(version, seal=seal, may_plan=by_plan)
-    return Model(place, sent, loaded.proof if by_plan else None, _libraries())
+    log_key = loaded.keeping.key if loaded.keeping else None
+    return Model(place, sent, loaded.proof if by_plan else None, _libraries(), log_key)
 
 
 def _libraries() -> tuple[str, ...]:
@@ -175,7 +178,7 @@ def _loaded(model: Model) -> LoadedVersion:
     if strangers := sorted(set(model.libraries) - set(_libraries())):
         detail = f"Where the batch is computed other packages are installed than here; needed: {', '.join(strangers)}."
         raise Unavailable("batch_backend_differs", detail)
-    return Loader(_store(model.place), _NO_SECRET, None, _Told(model.proof)).load(model.version)
+    return Loader(_store(model.place), _NO_SECRET, None, _Told(model.proof), model.log_key).load(model.version)
 
 
 def _store(place: str) -> ArtifactStore:

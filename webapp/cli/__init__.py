@@ -33,6 +33,7 @@ COMMANDS = {
     "log-writer": "log_writer:write_log",
     "models": "models:group",
     "pack": "pack:pack",
+    "predictions": "predictions:group",
     "serve": "serve:serve",
     "users": "users:group",
     "worker": "worker:work",

@@ -30,6 +30,7 @@ def work(console: Console) -> None:
         beside = (
             worker.Inspector,
             worker.Recomputer,
+            worker.Exporter,
             worker.Remover,
             worker.DriftWatcher,
             worker.Scorer,

@@ -14,7 +14,7 @@ from typing import IO, Any, NoReturn
 from webapp.errors import Invalid, TooLarge
 from webapp.intake import process
 from webapp.intake.lock import support
-from webapp.signature import Signature, from_dict
+from webapp.signature import Signature, from_dict, keeping
 
 # What the children say they do; the doors have words for each.
 STAGES = ("reading", "converting", "checking", "trying")
@@ -161,7 +161,8 @@ def _proven(upload: Upload, converted: _Converted, bench: _Bench) -> Inspected:
         canonical=_from_start(out["canonical"]),
         reference=_from_start(converted.beside["reference"]) if "reference" in converted.beside else None,
         golden=json.dumps(proof["golden"]).encode() if proof["golden"] else None,
-        signature=from_dict(proof["signature"]),
+        # What the log may keep is not left to a child that may have been taken over.
+        signature=keeping.declare(from_dict(proof["signature"]), declared_features(card), card.get("subject")),
         card=card,
         trained_with=read["library"] if read["other_minor"] else None,
         report={**report, **facts},
@@ -218,7 +219,9 @@ def declared_features(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
             'The metadata\'s "features" is a list of names, or of objects such as'
             ' {"name": "age", "type": "integer", "minimum": 18}.',
         )
-    return [{"name": item} if isinstance(item, str) else item for item in listed]
+    declared = [{"name": item} if isinstance(item, str) else item for item in listed]
+    keeping.check(declared, metadata.get("subject"))
+    return declared
 
 
 def _no_constant(literal: str) -> NoReturn:

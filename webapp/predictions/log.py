@@ -17,6 +17,7 @@ from webapp.predictions import counts, traffic
 
 # Ids of callers that can be asked for; PostgreSQL cannot keep every text in an index. A query has to say it, too.
 CALLED = sa.text("length(client_id) <= 200")
+OWNED = sa.text("subject IS NOT NULL")
 
 
 class Prediction(Base):
@@ -36,6 +37,17 @@ class Prediction(Base):
             sqlite_where=CALLED,
             postgresql_where=CALLED,
         ),
+        # Their order, whichever key it was.
+        sa.Index(
+            "ix_predictions_caller",
+            "client_id",
+            "at",
+            "id",
+            sqlite_where=CALLED,
+            postgresql_where=CALLED,
+        ),
+        # Those that are kept as somebody's.
+        sa.Index(None, "subject", sqlite_where=OWNED, postgresql_where=OWNED),
     )
 
     # In the order of their characters, whatever language a database sorts by.
@@ -55,6 +67,8 @@ class Prediction(Base):
     warnings: Mapped[list[Any]] = mapped_column(sa.JSON)
     latency_seconds: Mapped[float]
     cached: Mapped[bool] = mapped_column(server_default=sa.false())
+    # Whom it is about, as a digest with a key, where the version's signature says that.
+    subject: Mapped[str | None] = mapped_column(sa.Text)
 
 
 class SpoolPosition(Base):
@@ -100,8 +114,8 @@ def _insert_new(session: Session, rows: Iterable[dict[str, Any]]) -> list[dict[s
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    # A record may have been written before there was a cache.
-    return {"cached": False, **record, "at": datetime.fromtimestamp(record["at"], UTC)}
+    # A record may have been written before there was a cache, and of a version that names no subject.
+    return {"cached": False, "subject": None, **record, "at": datetime.fromtimestamp(record["at"], UTC)}
 
 
 def positions(session: Session, host: str) -> dict[str, int]:

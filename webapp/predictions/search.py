@@ -8,15 +8,16 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from webapp.db import Moment
 from webapp.errors import Invalid, NotFound
-from webapp.predictions.log import Prediction
+from webapp.predictions.log import CALLED, Prediction
+from webapp.predictions.truth import Outcome
 
 # A page looks at no more rows than this: a condition that nothing meets must not read the whole log.
 MOST_LOOKED_AT = 10_000
@@ -30,7 +31,9 @@ POSITION = sa.tuple_(Prediction.at, Prediction.id)
 UPWARD = (Prediction.at, Prediction.id)
 DOWNWARD = (Prediction.at.desc(), Prediction.id.desc())
 
-Condition = sa.ColumnElement[bool]
+Condition = sa.ColumnElement[bool] | sa.TextClause
+# What is known of the truth: that, nothing, or that the answer was another.
+Truth = Literal["told", "untold", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Wanted:
     model: str | None = None
     version: int | None = None
     key_id: str | None = None
+    # What the caller calls the instance.
+    client_id: str | None = None
     source: str | None = None
     outcome: str | None = None
     probability_from: float | None = None
@@ -55,6 +60,19 @@ class Wanted:
     feature: str | None = None
     value: str | None = None
     warned: bool = False
+    truth: Truth | None = None
+
+
+def moment_from(text: str, *, is_end: bool = False) -> datetime:
+    """Read a date, which as an end is meant to its end, or a date and time; in UTC where no zone is said."""
+    with suppress(ValueError, OverflowError):
+        if len(text) <= len("2026-03-03"):
+            begins = datetime.combine(date.fromisoformat(text), time.min, UTC)
+            return begins + timedelta(days=1) if is_end else begins
+        read = datetime.fromisoformat(text)
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).astimezone(UTC)
+    detail = f"A time is a date such as 2026-03-03, or a date and time such as 2026-03-03T12:00:00Z, not “{text}”."
+    raise Invalid("time_unreadable", detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +179,9 @@ class _Way:
         self._lower = max((place for place in (since, after) if place), key=_order, default=None)
         self._upper = min((place for place in (until, before) if place), key=_order, default=None)
         self._chosen: list[Condition] = []
-        if wanted.key_id is not None:
+        if wanted.client_id is not None:
+            self._chosen = [Prediction.client_id == wanted.client_id, CALLED]
+        elif wanted.key_id is not None:
             self._chosen = [Prediction.key_id == wanted.key_id]
         elif wanted.model is not None:
             self._chosen = [Prediction.model == wanted.model]
@@ -226,9 +246,7 @@ def _between(lower: Place | None, upper: Place | None) -> Iterator[Condition]:
 
 
 def _conditions(wanted: Wanted) -> Iterator[Condition]:
-    if wanted.model is not None and wanted.key_id is not None:
-        # Written so that its index cannot lead: the key's does, whose rows were counted.
-        yield sa.func.coalesce(Prediction.model, "") == wanted.model
+    yield from _beside_chosen(wanted)
     if wanted.version is not None:
         # A number that the column cannot hold is no error, but nobody's.
         yield Prediction.version == min(wanted.version, MOST_VERSION)
@@ -239,10 +257,25 @@ def _conditions(wanted: Wanted) -> Iterator[Condition]:
     yield from _probability_within(wanted.probability_from, wanted.probability_to)
     if wanted.outcome is not None:
         yield _comes_to(wanted.outcome)
+    if wanted.truth is not None:
+        yield _in_truth(wanted.truth)
+    yield from _sent(wanted)
+
+
+def _sent(wanted: Wanted) -> Iterator[Condition]:
     if wanted.feature is not None:
         yield _holds(_text(Prediction.instance), f"{json.dumps(wanted.feature)}: ", wanted.value)
     elif wanted.value is not None:
         raise Invalid("value_without_feature", "Name the feature that is to have this value.")
+
+
+def _beside_chosen(wanted: Wanted) -> Iterator[Condition]:
+    """Give those that have an index, where that of another one leads."""
+    # Written so that theirs cannot lead: the other's rows were counted.
+    if wanted.key_id is not None and wanted.client_id is not None:
+        yield sa.func.coalesce(Prediction.key_id, "") == wanted.key_id
+    if wanted.model is not None and (wanted.key_id is not None or wanted.client_id is not None):
+        yield sa.func.coalesce(Prediction.model, "") == wanted.model
 
 
 def _text(column: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[str]:
@@ -278,6 +311,15 @@ def _comes_to(outcome: str) -> Condition:
         rounding = abs(number) * 1e-14
         ways.append(_number(Prediction.prediction).between(number - rounding, number + rounding))
     return sa.or_(*ways)
+
+
+def _in_truth(truth: Truth) -> Condition:
+    # One value of a row, and no join: that could begin at all outcomes there are.
+    told = sa.select(_text(Outcome.value)).where(Outcome.prediction_id == Prediction.id).scalar_subquery()
+    if truth == "wrong":
+        # Written as predictions of the version are, whatever the caller wrote.
+        return told != _text(Prediction.prediction)
+    return told.is_(None) if truth == "untold" else told.is_not(None)
 
 
 def _holds(text: sa.ColumnElement[str], name: str, value: str | None) -> Condition:

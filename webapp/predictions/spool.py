@@ -82,8 +82,8 @@ class Origin:
 
 def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str | None) -> Record:
     """Give the record of one answered instance."""
-    document, version = answer.document, loaded.version
-    return {
+    document, version, kept = answer.document, loaded.version, loaded.keeping
+    made: dict[str, Any] = {
         "id": document["prediction_id"],
         "at": origin.at,
         "model": version.model,
@@ -93,7 +93,7 @@ def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str
         "request_id": origin.request_id,
         "source": origin.source,
         "client_id": client_id,
-        "instance": dict(zip(loaded.checker.names, answer.row, strict=True)),
+        "instance": kept.instance(answer.row) if kept else dict(zip(loaded.checker.names, answer.row, strict=True)),
         "prediction": document["prediction"],
         "probability": document.get("probability"),
         "probabilities": document.get("probabilities"),
@@ -101,6 +101,9 @@ def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str
         "latency_seconds": origin.latency_seconds,
         "cached": answer.cached,
     }
+    if kept is not None:
+        made["subject"] = kept.subject_of(answer.row, client_id)
+    return made
 
 
 class Spool:

@@ -14,6 +14,7 @@ from webapp.serving.predictor import Outcome, Predictor
 from webapp.serving.proof import Proof
 from webapp.signature import Row, Signature
 from webapp.signature.check import Checker
+from webapp.signature.keeping import Keeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,8 @@ class LoadedVersion:
     shared: Shared | None = None
     cache: VersionCache | None = None
     caching: Caching = field(default_factory=Caching)
+    # What the log keeps of its instances; None where that is all, as they are.
+    keeping: Keeping | None = None
 
     def describe(self) -> dict[str, Any]:
         """Say what it costs to hold, and how it is computed."""

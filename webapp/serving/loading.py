@@ -21,7 +21,7 @@ from webapp.serving.predictor import Predictor
 from webapp.serving.proof import Proof, planned
 from webapp.serving.sample import sample
 from webapp.serving.verdicts import Verdicts
-from webapp.signature import Row, Signature
+from webapp.signature import Row, Signature, keeping
 from webapp.signature.check import Checker
 
 
@@ -29,13 +29,22 @@ class Loader:
     """Loads versions from a store, for callers who share calls and kept answers where there is a cache."""
 
     def __init__(
-        self, store: ArtifactStore, secret: bytes, cache: PredictionCache | None, verdicts: Verdicts | None = None
+        self,
+        store: ArtifactStore,
+        secret: bytes,
+        cache: PredictionCache | None,
+        verdicts: Verdicts | None = None,
+        log_key: bytes | None = None,
     ) -> None:
-        """`secret` checks the seals of versions; `verdicts` are what other processes have proven."""
+        """`secret` checks the seals of versions; `verdicts` are what other processes have proven.
+
+        `log_key` is for who logs: some features are hashed before they are written anywhere.
+        """
         self._store = store
         self._secret = secret
         self._cache = cache
         self._verdicts = verdicts
+        self._log_key = log_key
 
     def load(self, version: ServedVersion) -> LoadedVersion:
         """Bring a version into memory; raise `Unavailable` where it is not what was stored."""
@@ -82,6 +91,7 @@ class Loader:
             grown,
             usual=_usual(learned, checker, kept.rows),
             proof=proof,
+            keeping=keeping.of(learned, self._log_key),
         )
         return self._joined(loaded)
 

@@ -51,14 +51,15 @@ class Runtime:
         most_extra_bytes: int = MOST_EXTRA_BYTES,
         cache: PredictionCache | None = None,
         verdicts: Verdicts | None = None,
+        log_key: bytes | None = None,
     ) -> None:
         """`secret` checks the seals of versions; `on_load` is told of each version that was loaded.
 
         Loads are done in `turn`, which the processes of a host share. `most_extra_bytes` is what the versions may take
         that are neither active nor were before. Without a `cache` the process has no callers who come at once: they
-        share nothing. `verdicts` are what the processes of a host have proven.
+        share nothing. `verdicts` are what the processes of a host have proven. `log_key` is for those that log.
         """
-        self._loader = Loader(store, secret, cache, verdicts)
+        self._loader = Loader(store, secret, cache, verdicts, log_key)
         self._on_load = on_load
         self._turn = turn
         self._most_extra_bytes = most_extra_bytes

@@ -27,6 +27,9 @@ class Feature:
     description: str = ""
     # Shown instead of the standard sentence when a rule is violated.
     message: str = ""
+    # What the log keeps of it, and whether it says whom an instance is about. None: nobody has said; all is kept.
+    log: Literal["store", "hash", "drop"] | None = None
+    subject: bool = False
     observed_minimum: float | None = None
     observed_maximum: float | None = None
     observed_values: tuple[Value, ...] | None = None
@@ -52,6 +55,8 @@ class Signature:
     probabilities: Literal["none", "table", "tables", "columns"] = "none"
     # Names of the outputs are part of the answer only where there are several.
     multi_output: bool = field(default=False)
+    # Whether the caller's own id says whom an instance is about.
+    id_is_subject: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Give the JSON form, which `from_dict` reads back."""

@@ -52,6 +52,10 @@ def _changed(old: Feature, new: Feature) -> Iterator[Difference]:
         yield Difference(new.name, "Values", "other allowed values", breaking=narrower)
     if _is_known(old) and not _is_known(new):
         yield Difference(new.name, "Range", "usual values are no longer known: no warnings", breaking=False)
+    if (old.log or "store") != (new.log or "store"):
+        ways = {"store": "kept", "hash": "hashed", "drop": "not kept"}
+        sentence = f"in the log it was {ways[old.log or 'store']}, it is {ways[new.log or 'store']}"
+        yield Difference(new.name, "Log", sentence, breaking=False)
     if old.default is not None and new.default is None:
         yield Difference(new.name, "Default", "has no default any more", breaking=True)
 

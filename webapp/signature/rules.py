@@ -13,10 +13,13 @@ from webapp.errors import Invalid
 from webapp.signature import Feature, Signature
 from webapp.signature.check import FIELDS, Boolean, Checker, Number, String
 
+# What the metadata says of a feature beside its rules: see `signature.keeping`.
+ELSEWHERE = frozenset({"name", "log", "subject"})
+
 
 def declare(feature: Feature, rules: Mapping[str, Any]) -> Feature:
     """Give the feature with the rules; raise `Invalid` when they contradict its type or one another."""
-    given = {name: value for name, value in rules.items() if name != "name" and value is not None}
+    given = {name: value for name, value in rules.items() if name not in ELSEWHERE and value is not None}
     kind = given.pop("type", feature.kind)
     if kind not in list(FIELDS):
         raise _unusable(feature, f"the type is one of {', '.join(FIELDS)}")

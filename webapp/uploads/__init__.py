@@ -24,7 +24,7 @@ from webapp.db import Database
 from webapp.errors import Conflict, Invalid
 from webapp.intake import Inspected, Upload
 from webapp.serving.runtime import Runtime
-from webapp.signature import Signature, from_dict, rules
+from webapp.signature import Signature, from_dict, keeping, rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +193,8 @@ def _with_rules_before(desk: Desk, name: str, inspected: Inspected) -> tuple[Sig
         before = registry.version_before(session, name)
     if before is None:
         return inspected.signature, inspected.report
-    signature, names = rules.inherit(from_dict(before.signature), inspected.signature)
+    old = from_dict(before.signature)
+    signature, names = rules.inherit(old, inspected.signature)
+    signature = keeping.inherit(old, signature)
     taken = {"rules_from": {"version": before.number, "features": names}} if names else {}
     return signature, {**inspected.report, **taken}
