@@ -20,15 +20,17 @@ from webapp.db import Database
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare what a test says that is about SQLite itself."""
+    """Declare what a test says that is about one database itself."""
     config.addinivalue_line("markers", "sqlite(reason): not a test of PostgreSQL, because")
+    config.addinivalue_line("markers", "postgresql(reason): not a test of SQLite, because")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out, where PostgreSQL is tested, what is about SQLite itself."""
-    about_sqlite = [item for item in items if item.get_closest_marker("sqlite")] if databases.ON_POSTGRESQL else []
-    config.hook.pytest_deselected(items=about_sqlite)
-    items[:] = [item for item in items if item not in about_sqlite]
+    """Leave out what is about the other database."""
+    other = "sqlite" if databases.ON_POSTGRESQL else "postgresql"
+    of_other = [item for item in items if item.get_closest_marker(other)]
+    config.hook.pytest_deselected(items=of_other)
+    items[:] = [item for item in items if item not in of_other]
 
 
 @pytest.fixture

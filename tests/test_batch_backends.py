@@ -29,7 +29,7 @@ from webapp.jobs import Order, Progress
 from webapp.serving.predictor import assemble
 from webapp.signature.learn import learn
 from webapp.web import Parts
-from webapp.worker import Worker
+from webapp.worker.batches import Worker
 
 ROWS = 20_000
 MODEL = "credit-risk"

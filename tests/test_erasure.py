@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -15,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests import databases
-from tests.test_predictions import HOST, record
-from webapp import app, db, erasure, jobs, worker
+from tests.test_predictions import HOST, record, truth_of
+from webapp import app, db, erasure, jobs
 from webapp.audit import Actor, AuditRecord
 from webapp.batches import results_name
 from webapp.config import Settings
@@ -31,7 +32,8 @@ from webapp.predictions.spool import Spool
 from webapp.predictions.subjects import SubjectDeletion
 from webapp.signature import keeping
 from webapp.web import Parts
-from webapp.worker import Remover
+from webapp.worker.exports import Exporter
+from webapp.worker.removal import REMOVED_WITHIN, Remover
 
 ANN = Actor("user:ann")
 ADA, BOB = "ada@example.com", "bob@example.com"
@@ -100,11 +102,7 @@ def test_a_subjects_predictions_go_with_what_was_told_and_others_stay(
     monkeypatch.setattr(erasure, "MOST_ROWS", 2)
     kept.log(ADA, BOB, None, ADA, ADA, ADA, ADA)
     with kept.parts.database.transaction() as session:
-        told = [
-            {"prediction_id": each, "value": "no", "observed_at": db.now(), "told_at": db.now()}
-            for each in ("r-0", "r-1")
-        ]
-        truth.put(session, told)
+        truth.put(session, [truth_of(each, "no") for each in ("r-0", "r-1")])
     assert kept.erase(ADA) == Erased(5, 0, 0)
     assert kept.logged() == {"r-1", "r-2"}
     with kept.parts.database.reading() as session:
@@ -132,12 +130,9 @@ def test_what_is_predicted_afterwards_is_kept(kept: Kept) -> None:
     assert kept.logged() == {"r-0"}
 
 
+@pytest.mark.postgresql("SQLite lets one transaction write at a time")
 def test_a_row_that_is_being_inserted_beside_the_deletion_is_deleted(kept: Kept) -> None:
-    """On PostgreSQL a log writer may have looked for marks before there was one, and commit after it."""
-    if not databases.ON_POSTGRESQL:
-        pytest.skip("SQLite lets one transaction write at a time")
-    import threading  # noqa: PLC0415
-
+    """A log writer may have looked for marks before there was one, and commit after it."""
     with kept.parts.database.transaction() as session:
         made = kept.made(ADA)
         log.insert(session, log.Piece(HOST, "other", erasure.screened(session, [made]), 1))
@@ -174,7 +169,7 @@ def test_exports_that_may_have_the_subject_go_and_those_of_other_models_stay(kep
         of_all = exports.ask(session, ANN, "jsonl", Wanted()).id
         of_churn = exports.ask(session, ANN, "jsonl", Wanted(model="churn")).id
         of_prices = exports.ask(session, ANN, "jsonl", Wanted(model="prices")).id
-    exporter = worker.Exporter(kept.parts, HOST)
+    exporter = Exporter(kept.parts, HOST)
     while exporter.work_once():
         pass
     assert kept.erase(ADA, "churn").exports == 2
@@ -208,7 +203,7 @@ def test_a_mark_stays_as_long_as_anything_it_is_for_may_come(kept: Kept) -> None
     older(days)
     Remover(kept.parts, HOST).work_once()
     assert marks() == 1
-    older(days + 2 * worker.REMOVED_WITHIN)
+    older(days + 2 * REMOVED_WITHIN)
     Remover(kept.parts, HOST).work_once()
     assert marks() == 0
 

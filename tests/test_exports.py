@@ -25,7 +25,7 @@ from webapp.predictions.exports import Export
 from webapp.predictions.search import Wanted
 from webapp.storage import Folder
 from webapp.web import Parts
-from webapp.worker import Exporter
+from webapp.worker.exports import Exporter
 
 ANN = Actor("user:ann")
 

@@ -35,7 +35,7 @@ from webapp.predictions.log import Prediction
 from webapp.serving.predictor import assemble
 from webapp.signature.learn import learn
 from webapp.web import Parts
-from webapp.worker import Worker
+from webapp.worker.batches import Worker
 
 EARLY = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -75,6 +76,13 @@ for request in range(20):
 spool.stop()
 print(sum(dropped))
 """
+
+
+def truth_of(prediction_id: str, value: object, **more: Any) -> dict[str, Any]:
+    """Give what turned out to be true for a prediction, as a row of the database."""
+    moments = dict.fromkeys(("at", "observed_at", "told_at"), datetime.now(UTC))
+    whose = {"model": "credit", "version": 1, "source": "api"}
+    return {"prediction_id": prediction_id, "value": value, **whose, **moments, **more}
 
 
 def record(number: object, **more: object) -> dict[str, Any]:

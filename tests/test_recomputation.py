@@ -34,7 +34,7 @@ from webapp.serving.predictor import assemble
 from webapp.signature import Row
 from webapp.signature.learn import learn
 from webapp.web import Parts
-from webapp.worker import Recomputer
+from webapp.worker.plans import Recomputer
 
 TESTER = Actor("a test")
 X, Y = load_iris(return_X_y=True)
@@ -281,7 +281,9 @@ def test_one_version_that_cannot_be_checked_does_not_end_the_loop(make: Callable
     house.answer()
     LogWriter(house.parts.database, house.parts.settings.spool_dir, "here").drain()
     loop._looked = float("-inf")
-    assert loop.work_once()
+    before = counted("modelport_plan_checks_total")
+    assert not loop.work_once()
+    assert counted("modelport_plan_checks_total") > before
 
 
 # --- Switching ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.test_predictions import HOST, record
-from webapp import app, db, jobs, worker
+from webapp import app, db, jobs
 from webapp.batches import receiving, results_name
 from webapp.config import Settings
 from webapp.db import Database
@@ -21,7 +21,8 @@ from webapp.predictions import log, traffic
 from webapp.predictions.log import Prediction
 from webapp.storage import Folder
 from webapp.web import Parts
-from webapp.worker import Remover
+from webapp.worker import removal
+from webapp.worker.removal import Remover
 
 ORDER = Order("key1", test=False, model="credit", version=1, form="json")
 DAYS = 90
@@ -90,7 +91,7 @@ def test_predictions_go_when_they_are_too_old_and_what_is_counted_of_them_stays(
 def test_no_step_removes_much_and_after_the_last_the_remover_rests(
     parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "MOST_PREDICTIONS", 2)
+    monkeypatch.setattr(removal, "MOST_PREDICTIONS", 2)
     predict(parts, *range(DAYS + 1, DAYS + 6))
     remover = Remover(parts, "this-host")
     left = []
@@ -102,7 +103,7 @@ def test_no_step_removes_much_and_after_the_last_the_remover_rests(
     predict(parts, DAYS + 1)
     remover.work_once()
     assert predictions(parts) == {"91 days"}
-    monkeypatch.setattr(worker, "REMOVE_SECONDS", 0)
+    monkeypatch.setattr(remover, "_seconds", 0)
     remover.work_once()
     assert predictions(parts) == set()
 
@@ -116,7 +117,7 @@ def test_ended_batches_go_with_their_files_and_those_under_way_stay(
     for each in (done, new):
         compute(parts, each)
     assert batches(parts) == {done, waits, new, cancelled, failed}
-    monkeypatch.setattr(worker, "MOST_JOBS", 2)
+    monkeypatch.setattr(removal, "MOST_JOBS", 2)
     remover = Remover(parts, "this-host")
     remover.work_once()
     assert len(batches(parts)) == 3

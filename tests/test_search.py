@@ -18,7 +18,7 @@ from hypothesis import settings as rules
 from hypothesis import strategies as st
 
 from tests import databases
-from tests.test_predictions import AT, HOST, record
+from tests.test_predictions import AT, HOST, record, truth_of
 from webapp.db import Database
 from webapp.errors import Invalid, NotFound
 from webapp.predictions import log, search, truth
@@ -444,8 +444,7 @@ def test_what_turned_out_to_be_true_is_looked_for(
     fill(database, [record(number, at=AT + number, prediction=each) for number, each in enumerate(answers)])
     outcomes = {"r-0": "yes", "r-1": "no", "r-3": 2.5, "r-4": {"a": "yes", "b": 1.0}}
     with database.transaction() as session:
-        moments = {"observed_at": MOMENT, "told_at": MOMENT}
-        truth.put(session, [{"prediction_id": id_, "value": value, **moments} for id_, value in outcomes.items()])
+        truth.put(session, [truth_of(id_, value) for id_, value in outcomes.items()])
     assert found(database, Wanted(truth=truth_is)) == expected
 
 

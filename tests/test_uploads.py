@@ -29,7 +29,7 @@ from webapp.db import Database
 from webapp.errors import Invalid, NotFound, Unavailable
 from webapp.uploads import Desk, Wish, waiting
 from webapp.uploads.waiting import LEASE, MOST_ATTEMPTS, PendingUpload
-from webapp.worker import Inspector
+from webapp.worker.uploads import Inspector
 
 ANN = Actor("user:ann", "192.0.2.7", "request-of-ann")
 EARLY = datetime(2026, 3, 1, 12, tzinfo=UTC)

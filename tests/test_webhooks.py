@@ -29,7 +29,7 @@ from webapp.errors import Conflict, Invalid
 from webapp.web import Parts
 from webapp.webhooks import EVENTS, Webhook, deliveries, sending, signing
 from webapp.webhooks.deliveries import MOST_ATTEMPTS, PAUSES, Delivery, Message
-from webapp.worker import Teller
+from webapp.worker.alerts import Teller
 
 MARA = Actor("user:mara")
 OPENED = Message("alert.opened", "churn <answers> slowly & badly.", "/admin/alerts/1", {"id": 1, "kind": "latency"})

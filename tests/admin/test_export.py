@@ -12,11 +12,11 @@ from importlib.util import find_spec
 import pytest
 
 from tests.admin.conftest import House
-from webapp import db
+from tests.test_predictions import truth_of
 from webapp.admin import predictions
 from webapp.predictions import files, truth
 from webapp.predictions.search import Wanted
-from webapp.worker import Exporter
+from webapp.worker.exports import Exporter
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_csv_has_a_line_per_prediction_with_its_instance(logged: House) -> Non
 
 
 def test_every_form_has_what_turned_out_to_be_true(logged: House) -> None:
-    told = {"prediction_id": f"{11:032x}-0", "value": 0, "observed_at": db.now(), "told_at": db.now()}
+    told = truth_of(f"{11:032x}-0", 0)
     logged.change(lambda session: truth.put(session, [told]))
     first, second, *_ = map(json.loads, logged.operator.get("/admin/predictions/export/jsonl").text.splitlines())
     assert (first["outcome"], first["observed_at"]) == (0, told["observed_at"].isoformat())
@@ -55,7 +55,7 @@ def test_every_form_has_what_turned_out_to_be_true(logged: House) -> None:
 
 
 def test_what_is_exported_is_what_the_truth_and_the_time_choose(logged: House) -> None:
-    told = {"prediction_id": f"{3:032x}-0", "value": 0, "observed_at": db.now(), "told_at": db.now()}
+    told = truth_of(f"{3:032x}-0", 0)
     logged.change(lambda session: truth.put(session, [told]))
     export = "/admin/predictions/export/jsonl"
     # Of number 3 the answer was 1; all of them were made on the first of March.

@@ -19,7 +19,7 @@ from webapp import db, feedback, metrics
 from webapp.cli import main
 from webapp.predictions import truth
 from webapp.signature import Output, Signature
-from webapp.worker import Scorer
+from webapp.worker.monitoring import Scorer
 
 PATH = "/admin/quality"
 _numbers = count(1)
@@ -262,7 +262,7 @@ def gauge(name: str, **labels: str) -> float | None:
 
 
 def test_the_worker_says_how_good_active_versions_are(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.worker.SCORE_SECONDS", 0)
+    monkeypatch.setattr("webapp.worker.monitoring.SCORE_SECONDS", 0)
     house.version("gauged")
     house.version("idle")
     house.activate(1, "gauged")

@@ -27,18 +27,7 @@ def work(console: Console) -> None:
     parts.spool.start()
     parts.follower.start(slot=None)
     try:
-        beside = (
-            worker.Inspector,
-            worker.Recomputer,
-            worker.Exporter,
-            worker.Remover,
-            worker.DriftWatcher,
-            worker.Scorer,
-            worker.Watcher,
-            worker.Teller,
-        )
-        loops = (each(parts, console.settings.replica) for each in beside)
-        worker.run(worker.Worker(parts, console.settings.replica), *loops)
+        worker.run(parts, console.settings.replica)
     finally:
         parts.follower.stop()
         parts.spool.stop()
