@@ -9,20 +9,25 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from flask.testing import FlaskClient
 
-from webapp import app, config, db, keys, registry, users
+from webapp import app, config, db, feedback, keys, registry, users
 from webapp.audit import Actor
 from webapp.cli.demo import METADATA, rows, train
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.intake import Upload
 from webapp.keys import ApiKey
-from webapp.predictions import log
+from webapp.monitoring import drift_watch
+from webapp.monitoring.drift_report import Terms
+from webapp.monitoring.references import References
+from webapp.predictions import counts, log
+from webapp.predictions.counts import DriftReference, HourlyCounts
 from webapp.registry import Version
 from webapp.uploads import Wish, upload
 from webapp.web import Parts
@@ -32,6 +37,7 @@ GOAL_SECONDS = 0.1
 REPEATS = 7
 PIECE_ROWS = 10_000
 DAYS = 30
+YEAR_HOURS, TRUTHS = 24 * 365, 5000
 
 
 def seed(parts: Parts, versions: int, key_count: int, predictions: int) -> str:
@@ -106,6 +112,28 @@ def _records(key_ids: list[str], versions: int, count: int) -> Iterator[dict[str
         }
 
 
+def watch(parts: Parts, number: int) -> None:
+    """Count a version for drift over a year, hour by hour, and decide about the last days; tell the truth of some."""
+    References(parts.database, parts.artifacts, parts.follower).make(parts.runtime.catalog)
+    with parts.database.reading() as session:
+        likes = counts.reference(session, "credit-risk", 1)
+    assert likes is not None
+    columns = ("layout", "counts", "rows", "origin", "made_at", "since", "until")
+    facts = {"model": "credit-risk", "version": number, **{name: getattr(likes, name) for name in columns}}
+    this_hour = db.now().replace(minute=0, second=0, microsecond=0)
+    with parts.database.transaction() as session:
+        session.merge(DriftReference(**facts))
+        for hours in range(YEAR_HOURS):
+            row = {"model": "credit-risk", "version": number, "hour": this_hour - timedelta(hours=hours)}
+            session.merge(HourlyCounts(**row, rows=likes.rows, counts=likes.counts))
+    drift_watch.decide_all(parts.database, Terms())
+    with parts.database.reading() as session:
+        chosen = log.newest_of(session, "credit-risk", number, this_hour - timedelta(days=DAYS), TRUTHS)
+    items = [{"prediction_id": each.id, "outcome": each.prediction} for each in chosen]
+    with parts.database.transaction() as session:
+        feedback.take(session, None, items)
+
+
 def signed_in(parts: Parts, client: FlaskClient) -> None:
     """Sign in as an admin, through the pages."""
     with parts.database.transaction() as session:
@@ -144,6 +172,12 @@ def paths(database: Database, number: int, prediction_id: str) -> list[str]:
         f"{log_page}?input=age%3D200",
         f"{log_page}?key={key.id}&warned=1",
         f"{log_page}/{prediction_id}",
+        f"{log_page}/exports",
+        f"/admin/drift?version=credit-risk v{number}",
+        f"/admin/drift?version=credit-risk v{number}&shown=prediction:prediction",
+        "/admin/quality?model=credit-risk&window=30d",
+        "/admin/alerts",
+        "/admin/webhooks",
         "/admin/jobs",
         "/admin/audit",
         "/admin/audit?q=nothing-is-called-so",
@@ -180,6 +214,7 @@ def main() -> None:
         prediction_id = seed(parts, asked.versions, asked.keys, asked.predictions)
         parts.spool.start()
         parts.follower.start(slot=None)
+        watch(parts, asked.versions // 2)
         client = web.test_client()
         signed_in(parts, client)
         slow = 0
