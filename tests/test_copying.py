@@ -64,7 +64,13 @@ def value(column: sa.Column[Any], number: int) -> Any:
         return EARLY + number * timedelta(hours=1, microseconds=1)
     if isinstance(column.type, sa.Text):
         return f"{column.name} {number} ' \\ % é 漢 😀\n"
-    return {sa.Boolean: number % 2 == 1, sa.Double: number / 3, sa.Float: number / 3}.get(type(column.type), number)
+    plain = {
+        sa.Boolean: number % 2 == 1,
+        sa.Double: number / 3,
+        sa.Float: number / 3,
+        sa.LargeBinary: b"\0\xff" * number,
+    }
+    return plain.get(type(column.type), number)
 
 
 def content(database: Database) -> dict[str, list[Any]]:

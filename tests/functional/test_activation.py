@@ -28,7 +28,9 @@ from tests.functional.switching import (
     small,
     switched_under_load,
 )
+from tests.functional.test_alerts import WEBHOOK_POINTS
 from tests.functional.test_batch import BATCH_POINTS
+from tests.functional.test_log_writer import LOG_POINTS
 from webapp import activation, config, faults, uploads
 from webapp.activation import Asked
 from webapp.artifacts import ArtifactStore
@@ -219,4 +221,5 @@ def test_every_fault_point_is_passed_by_a_test() -> None:
         for file in files
         for piece in file.read_text(encoding="utf-8").split('faults.point("')[1:]
     }
-    assert points == {*ACTIVATION_POINTS, *UPLOAD_POINTS, *WORKER_POINTS, *SERVER_POINTS, *BATCH_POINTS}
+    here = {*ACTIVATION_POINTS, *UPLOAD_POINTS, *WORKER_POINTS, *SERVER_POINTS}
+    assert points == {*here, *BATCH_POINTS, *LOG_POINTS, *WEBHOOK_POINTS}

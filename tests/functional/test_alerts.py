@@ -18,6 +18,9 @@ from webapp.config import load, prepare
 from webapp.db import Database
 from webapp.webhooks import EVENTS, signing
 
+# Where the worker that tells a webhook is killed, and how often the webhook then hears of it.
+WEBHOOK_POINTS = {"webhook.claimed": 1, "webhook.sent": 2}
+
 
 @pytest.fixture
 def there() -> Iterator[Receiver]:
@@ -62,7 +65,7 @@ def test_a_key_that_ends_soon_is_found_told_listed_and_counted(
     assert "/hook" not in server.log.read_text()
 
 
-@pytest.mark.parametrize(("point", "times"), [("webhook.claimed", 1), ("webhook.sent", 2)])
+@pytest.mark.parametrize(("point", "times"), WEBHOOK_POINTS.items())
 def test_what_a_killed_worker_was_telling_arrives_all_the_same(
     new_server: Callable[..., Server], there: Receiver, tmp_path: Path, point: str, times: int
 ) -> None:

@@ -16,7 +16,7 @@ from tests.functional.server import Server
 from webapp import faults
 
 # Before its transaction is committed, after that, and when a segment of which all is in the log is gone.
-POINTS = ("log.inserted", "log.committed", "log.removed")
+LOG_POINTS = ("log.inserted", "log.committed", "log.removed")
 GOOD = {"age": 35, "income": 52000, "credit_score": 690}
 COUNTS = "SELECT hour, rows, counts FROM hourly_counts ORDER BY hour"
 
@@ -64,13 +64,13 @@ def test_whatever_step_it_is_killed_at_each_answer_is_logged_and_counted_once(
     new_server: Callable[..., Server], tmp_path: Path
 ) -> None:
     server = new_server(rate_limit="100000/minute")
-    server.environment[faults.VARIABLE] = ",".join(f"{point}:exit@{tmp_path / point}" for point in POINTS)
+    server.environment[faults.VARIABLE] = ",".join(f"{point}:exit@{tmp_path / point}" for point in LOG_POINTS)
     server.demo()
     server.start()
     key = server.key()
     eventually(lambda: server.rows("SELECT version FROM drift_references"))
     answered = predict(server, key, 500, 30)
-    for number, point in enumerate(POINTS):
+    for number, point in enumerate(LOG_POINTS):
         (tmp_path / point).touch()
         answered += predict(server, key, 2500, 40 + number)
         if point == "log.removed":
