@@ -54,17 +54,12 @@ class Teller(Loop):
         """Send one message, if there is one to send; tells whether there was."""
         if time.monotonic() - self._looked < TELL_SECONDS:
             return False
-        made = self._parts
-        # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
-        with made.database.reading() as session:
-            waiting_there = deliveries.is_waiting(session)
-        if not waiting_there:
+        url = self._parts.settings.url
+        post = self._claimed(deliveries.is_waiting, lambda session: deliveries.claim(session, self._owner, url))
+        if post is None:
             self._looked = time.monotonic()
             return False
-        with made.database.transaction() as session:
-            post = deliveries.claim(session, self._owner, made.settings.url)
-        if post is not None:
-            self._send(post)
+        self._send(post)
         return True
 
     def _send(self, post: Post) -> None:

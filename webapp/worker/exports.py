@@ -26,12 +26,7 @@ class Exporter(Loop):
     def work_once(self) -> bool:
         """Write one export; tells whether there was one."""
         made = self._parts
-        # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
-        with made.database.reading() as session:
-            if not exports.has_work(session):
-                return False
-        with made.database.transaction() as session:
-            export = exports.claim(session, self._owner)
+        export = self._claimed(exports.has_work, lambda session: exports.claim(session, self._owner))
         if export is None:
             return False
         with self._holding(lambda session: exports.renew(session, export, self._owner), exports.LEASE):

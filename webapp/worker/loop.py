@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import TypeVar
 
 import sqlalchemy.exc
 
@@ -18,6 +19,7 @@ from webapp.db import Session
 from webapp.errors import Refusal, Unavailable
 from webapp.web import Parts
 
+T = TypeVar("T")
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
@@ -63,6 +65,17 @@ class Loop:
                 fleet.beat(session, self._host, fleet.WORKER)
             self._beat = time.monotonic()
             metrics.WORKER_SEEN.set_to_current_time()
+
+    def _claimed(self, is_work: Callable[[Session], object], claim: Callable[[Session], T | None]) -> T | None:
+        """Claim something to do, where there is anything.
+
+        Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
+        """
+        with self._parts.database.reading() as session:
+            if not is_work(session):
+                return None
+        with self._parts.database.transaction() as session:
+            return claim(session)
 
     @contextmanager
     def _holding(self, renew: Callable[[Session], None], life: timedelta) -> Iterator[None]:

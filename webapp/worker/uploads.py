@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from webapp.uploads import Desk, sweeping, waiting
+from webapp.uploads import sweeping, waiting
 from webapp.worker.loop import Loop
 
 LOG = logging.getLogger(__name__)
@@ -24,16 +24,10 @@ class Inspector(Loop):
 
     def work_once(self) -> bool:
         """Work on one upload; tells whether there was one."""
-        made = self._parts
-        # Looked at first: asking for a lease takes the write lock, and mostly there is nothing to lease.
-        with made.database.reading() as session:
-            if not waiting.under_way(session):
-                return False
-        with made.database.transaction() as session:
-            pending = waiting.claim(session, self._owner)
+        pending = self._claimed(waiting.under_way, lambda session: waiting.claim(session, self._owner))
         if pending is None:
             return False
         with self._holding(lambda session: waiting.renew(session, pending.id, self._owner), waiting.LEASE):
-            waiting.work(Desk(made.settings, made.database, made.artifacts), pending)
+            waiting.work(self._parts.desk, pending)
         LOG.info("worker.upload", extra={"upload": pending.id, "model": pending.model})
         return True
