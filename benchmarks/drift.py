@@ -218,6 +218,11 @@ CAR_LOAN = (
 CHANGED = {"car_value", "salary_range", "loan_length", "repaid_loan_on_prev_car", "y_pred_proba"}
 
 
+def _chunk(analysed: pd.DataFrame, number: int) -> Columns:
+    """Give one of the ten parts that both sets of car loans have."""
+    return _columns(analysed.iloc[number * 5000 : (number + 1) * 5000], CAR_LOAN)
+
+
 def car_loan() -> Iterator[str]:
     """Say what is found in ten chunks, of which the last five are changed in five columns."""
     judge = Judge.of(_columns(_table("synthetic_car_loan_reference.csv"), CAR_LOAN))
@@ -225,7 +230,7 @@ def car_loan() -> Iterator[str]:
     yield "| car loan, chunk | guide: columns | Modelport: columns | truth |"
     yield "|---|---|---|---|"
     for number in range(10):
-        window = _columns(analysed.iloc[number * 5000 : (number + 1) * 5000], CAR_LOAN)
+        window = _chunk(analysed, number)
         found = judge.drifted(window)
         exact = "exactly those" if found == (CHANGED if number > 4 else set()) else f"found {sorted(found)}"  # noqa: PLR2004 - chunks
         truth = len(CHANGED) if number > 4 else 0  # noqa: PLR2004 - chunks
@@ -245,7 +250,7 @@ def car_loan_quality() -> Iterator[str]:
     yield "| car loan, data quality, chunk | missing driver_tenure | new size_of_downpayment | drifted |"
     yield "|---|---|---|---|"
     for number in range(10):
-        window = _columns(analysed.iloc[number * 5000 : (number + 1) * 5000], CAR_LOAN)
+        window = _chunk(analysed, number)
         missing = window["driver_tenure"].count(None) / 50
         new = judge.binnings["size_of_downpayment"].count(window["size_of_downpayment"])[-1] / 50
         yield f"| {number} | {missing:.1f} % | {new:.1f} % | {', '.join(sorted(judge.drifted(window))) or 'none'} |"

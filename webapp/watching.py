@@ -18,10 +18,9 @@ from webapp.errors import Refusal
 from webapp.monitoring import drift_report, quality_report
 from webapp.monitoring.drift_report import DriftDecision
 from webapp.predictions import traffic
-from webapp.predictions.traffic import Total
+from webapp.predictions.traffic import DAY, HOUR, Total, beginning
 
 LOG = logging.getLogger(__name__)
-HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 # A model is slow when its p99 is so many times that of the days before, both over at least so many predictions.
 # Latencies are counted in steps that double: less than twice says nothing.
 SLOWER, LEAST_PREDICTIONS, DAYS_BEFORE = 4.0, 100, 7
@@ -58,7 +57,7 @@ def plans_off(session: Session, _moment: datetime) -> list[Found]:
 def slow_models(session: Session, moment: datetime) -> list[Found]:
     """Models whose slowest predictions take much longer than they did."""
     since = moment - HOUR
-    start = since.replace(minute=0, second=0, microsecond=0)
+    start = beginning(since, HOUR)
     usual = traffic.totals(session, start - DAYS_BEFORE * DAY, until=start, without=UNTIMED)
     before = {total.model: total for total in usual}
     lately = traffic.totals(session, since, without=UNTIMED)

@@ -29,7 +29,10 @@ def test_whatever_the_address_says_there_is_a_page(house: House) -> None:
     house.version()
     house.activate(1)
     house.count(1)
-    for query in ("version=nothing", "version=churn v99", "version=churn v" + "9" * 99, "day=2026-02-30", "shown=x"):
+    days = ("2026-02-30", "0001-01-01", "9999-12-31", "never")
+    versions = ("nothing", "churn v99", "churn v" + "9" * 99)
+    asked = [*(f"day={each}" for each in days), *(f"version={each}" for each in versions), "shown=x"]
+    for query in asked:
         assert house.viewer.get(f"/admin/drift?{query}").status_code == 200
 
 

@@ -68,12 +68,16 @@ def test_page_and_api_tell_the_same(told: tuple[Server, dict[str, Any]]) -> None
         assert "% of the change comes from key" in income["sentence"]
         wrong = server.get("/models/credit-risk/drift?day=yesterday", key)
         assert (wrong.status_code, wrong.json()["code"]) == (422, "date_unreadable")
+        early = server.get("/models/credit-risk/drift?day=0001-01-01", key)
+        assert (early.status_code, early.json()["code"]) == (422, "date_unreadable")
         link = server.cli("users", "create", "mara", "--role", "viewer")["link"]
         with chromium() as browser, window(browser, server) as opened:
             page = opened.new_page()
             sign_in(page, link)
             page.get_by_role("link", name="Drift").click()
             expect(page.get_by_role("heading", level=2).first).to_contain_text("1 of 3 inputs differs")
+            # Each of the days has been decided about, the first one, too.
+            expect(page.locator(".heat tbody td").first).not_to_have_text("\N{EN DASH}")
             page.goto(f"/admin/drift?day={day}")
             expect(page.get_by_text("of the change comes from the key partner-broker")).to_be_visible()
             expect(page.get_by_role("row", name="income").last).to_be_visible()

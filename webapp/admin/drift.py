@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from datetime import datetime
+from typing import Any
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
@@ -18,9 +19,10 @@ from webapp.drift.bins import Counts
 from webapp.errors import Invalid
 from webapp.monitoring import description, drift_report, references
 from webapp.monitoring.description import Description
-from webapp.monitoring.drift_report import DAY, DriftDecision, Finding, Report, Terms
+from webapp.monitoring.drift_report import DriftDecision, Finding, Report
 from webapp.predictions import counts
 from webapp.predictions.counts import DriftReference
+from webapp.predictions.traffic import DAY, beginning
 
 door: Blueprint = blueprint("drift")
 
@@ -63,12 +65,6 @@ class Line:
         return " ".join(f"{number * step:.1f},{19 - 18 * each / top:.1f}" for number, each in enumerate(effects))
 
 
-def terms() -> Terms:
-    """Give how strict this installation is."""
-    settings = web.parts().settings
-    return Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
-
-
 @door.get("/drift")
 @needs("viewer")
 def show() -> Response:
@@ -77,80 +73,75 @@ def show() -> Response:
 
 
 def _shown(errors: Mapping[str, str] | None = None) -> Response:
+    today = beginning(now(), DAY)
+    days = [today - number * DAY for number in range(SHOWN_DAYS, 0, -1)]
     with web.parts().database.reading() as session:
+        active = {(model.name, model.active_number) for model in registry.all_models(session)}
         counted = sorted(counts.counted(session))
-        waiting = _waiting(session, set(counted))
-        if not counted:
-            return page("drift/none.html", waiting=waiting, models=registry.all_models(session))
-        asked = _asked(session, counted)
-        reference = references.get(session, asked.model, asked.version)
-        found = drift_report.of_day(session, asked.model, asked.version, asked.day, terms())
-        finding = next((each for each in found.findings if each.id == asked.shown), found.findings[0])
-        since = now() - SHOWN_DAYS * DAY
-        decided = drift_report.decisions(session, asked.model, asked.version, since)
-        return page(
-            "drift/show.html",
-            422 if errors else 200,
-            errors=errors or {},
-            typed=request.form,
-            asked=asked,
-            counted=counted,
-            waiting=waiting,
-            reference=reference,
-            found=found,
-            finding=finding,
-            terms=terms(),
-            today=_midnight(now()),
-            days=_days(),
-            lines=_lines(found, decided),
-            cells=_cells(session, reference, found, finding),
-            described=_described(session, asked, found, finding),
-            names=keys.names(session, {each.key_id for one in found.findings for each in one.sources}),
-        )
+        facts = _facts(session, _asked(counted, active), days, today) if counted else {}
+    waiting = sorted((name, number) for name, number in active if number and (name, number) not in counted)
+    if not counted:
+        return page("drift/none.html", waiting=waiting, models=active)
+    status, typed = 422 if errors else 200, request.form
+    return page(
+        "drift/show.html",
+        status,
+        errors=errors or {},
+        typed=typed,
+        counted=counted,
+        waiting=waiting,
+        today=today,
+        days=days,
+        **facts,
+    )
 
 
-def _waiting(session: Session, counted: set[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Name active versions that are not counted yet."""
-    active = {(model.name, model.active_number) for model in registry.all_models(session) if model.active_number}
-    return sorted(active - counted)
+def _facts(session: Session, which: tuple[str, int], days: list[datetime], today: datetime) -> dict[str, Any]:
+    terms = drift_report.terms(web.parts().settings)
+    decided = drift_report.decisions(session, *which, days[0])
+    asked = Asked(*which, _day(decided[-1].day if decided else today), request.args.get("shown", ""))
+    reference = references.get(session, *which)
+    found = drift_report.of_day(session, *which, asked.day, terms)
+    finding = next((each for each in found.findings if each.id == asked.shown), found.findings[0])
+    return {
+        "asked": asked,
+        "terms": terms,
+        "reference": reference,
+        "found": found,
+        "finding": finding,
+        "lines": _lines(found, decided, days),
+        "cells": _cells(session, reference, found, finding),
+        "described": _described(session, asked, found, finding),
+        "names": keys.names(session, {each.key_id for one in found.findings for each in one.sources}),
+    }
 
 
-def _asked(session: Session, counted: list[tuple[str, int]]) -> Asked:
-    """Read the address; what it does not say is the active version, the last day that is over, the largest change."""
+def _asked(counted: list[tuple[str, int]], active: set[tuple[str, int | None]]) -> tuple[str, int]:
+    """Read which version the address means; where it does not say, an active one."""
     wanted = _version()
-    if wanted not in counted:
-        named = request.args.get("model") or wanted[0]
-        active = {each.name: each.active_number for each in registry.all_models(session)}
-        likely = [each for each in counted if each[0] == named] or counted
-        wanted = next((each for each in likely if active.get(each[0]) == each[1]), likely[-1])
-    return Asked(*wanted, _day(session, *wanted), request.args.get("shown", ""))
+    if wanted in counted:
+        return wanted
+    named = request.args.get("model") or wanted[0]
+    likely = [each for each in counted if each[0] == named] or counted
+    return next((each for each in likely if each in active), likely[-1])
 
 
-def _day(session: Session, model: str, version: int) -> datetime:
+def _day(usual: datetime) -> datetime:
+    """Read which day the address means; where it does not say, the usual one."""
     try:
-        return datetime.combine(date.fromisoformat(request.args.get("day", "")), time.min, UTC)
+        return drift_report.read_day(request.args.get("day", ""))
     except ValueError:
-        decided = drift_report.decisions(session, model, version, now() - SHOWN_DAYS * DAY)
-        return decided[-1].day if decided else _midnight(now())
+        return usual
 
 
-def _midnight(moment: datetime) -> datetime:
-    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-def _days() -> list[datetime]:
-    today = _midnight(now())
-    return [today - number * DAY for number in range(SHOWN_DAYS, 0, -1)]
-
-
-def _lines(found: Report, decided: list[DriftDecision]) -> list[Line]:
+def _lines(found: Report, decided: list[DriftDecision], days: list[datetime]) -> list[Line]:
     by_day = {each.day: ({one["id"]: one["effect"] for one in each.findings}, set(each.drifted)) for each in decided}
 
     def of(finding: Finding, day: datetime) -> tuple[float, bool] | None:
         effects, drifted = by_day.get(day, ({}, set()))
         return (effects[finding.id], finding.id in drifted) if finding.id in effects else None
 
-    return [Line(each.id, each.name, [of(each, day) for day in _days()]) for each in found.findings]
+    return [Line(each.id, each.name, [of(each, day) for day in days]) for each in found.findings]
 
 
 def _cells(session: Session, reference: DriftReference, found: Report, finding: Finding) -> list[Cell]:
@@ -216,6 +207,6 @@ def _chosen(model: str, number: int) -> AnyResponse:
 
 def _date(name: str) -> datetime:
     try:
-        return datetime.combine(date.fromisoformat(request.form.get(name, "")), time.min, UTC)
+        return drift_report.read_day(request.form.get(name, ""))
     except ValueError:
         raise Invalid("date_unreadable", "Write the day as a date, such as 2026-11-01.", more={"field": name}) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from typing import Any
 
 from flask import Response, g, jsonify, request
@@ -12,7 +12,8 @@ from webapp.api import blueprint, requires
 from webapp.db import Session, now
 from webapp.errors import Invalid
 from webapp.monitoring import description, drift_report
-from webapp.monitoring.drift_report import DAY, Report, Terms
+from webapp.monitoring.drift_report import Report
+from webapp.predictions.traffic import DAY, beginning
 from webapp.registry import Version
 
 door = blueprint("drift")
@@ -45,14 +46,14 @@ def _version(session: Session, name: str) -> Version:
 
 def _report(session: Session, version: Version) -> Report:
     """Give what was decided about a day, or what a time of several days held."""
-    settings = web.parts().settings
-    terms = Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
+    terms = drift_report.terms(web.parts().settings)
+    today = beginning(now(), DAY)
     which: dict[str, Any] = {"model": version.model.name, "version": version.number, "terms": terms}
     since, until = _day("since"), _day("until")
     if since is None:
-        day = _day("day") or now().replace(hour=0, minute=0, second=0, microsecond=0)
+        day = _day("day") or today
         return drift_report.of_day(session, day=day, **which)
-    end = (until or now().replace(hour=0, minute=0, second=0, microsecond=0)) + DAY
+    end = (until or today) + DAY
     if not since < end <= since + MOST_DAYS * DAY:
         raise Invalid("time_unusable", f"“until” is not before “since”, and at most {MOST_DAYS} days after it.")
     return drift_report.report(session, since=since, until=end, **which)
@@ -61,6 +62,6 @@ def _report(session: Session, version: Version) -> Report:
 def _day(name: str) -> datetime | None:
     text = request.args.get(name)
     try:
-        return None if text is None else datetime.combine(date.fromisoformat(text), time.min, UTC)
+        return None if text is None else drift_report.read_day(text)
     except ValueError:
         raise Invalid("date_unreadable", f"“{name}” is a date such as 2026-03-03.") from None

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import click
 
 from webapp import registry
-from webapp.app import make_parts
 from webapp.cli import Console, Group, pass_console
+from webapp.cli.started import started
 from webapp.db import now
 from webapp.errors import NotFound
 from webapp.monitoring import drift_report, drift_watch
-from webapp.monitoring.drift_report import DAY, MOST_DAYS, Report, Terms
+from webapp.monitoring.drift_report import MOST_DAYS, Report
 from webapp.monitoring.references import References
 from webapp.predictions import counts
-from webapp.web import Parts
+from webapp.predictions.traffic import DAY
 
 
 @click.group("drift", cls=Group)
@@ -24,24 +21,12 @@ def group() -> None:
     """Look whether what versions are asked and answer is still what their references had."""
 
 
-@contextmanager
-def _parts(console: Console) -> Iterator[Parts]:
-    made = make_parts(console.settings)
-    made.follower.start(slot=None)
-    try:
-        yield made
-    finally:
-        made.follower.stop()
-        made.database.engine.dispose()
-
-
 @group.command()
 @pass_console
 def run(console: Console) -> None:
     """Do at once what the worker does every minute, and tell what is known of each version."""
-    settings = console.settings
-    terms = Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
-    with _parts(console) as parts:
+    terms = drift_report.terms(console.settings)
+    with started(console) as parts:
         References(parts.database, parts.artifacts, parts.follower).make(parts.runtime.catalog)
         decided = drift_watch.decide_all(parts.database, terms)
         with parts.database.reading() as session:
@@ -75,7 +60,7 @@ def rebuild(console: Console, model: str | None) -> None:
     if model is not None and not wanted:
         raise NotFound("no_drift_reference", f"No version of “{model}” is counted yet.")
     hours = 0
-    with _parts(console) as parts:
+    with started(console) as parts:
         references = References(parts.database, parts.artifacts, parts.follower)
         for name, number in wanted:
             with parts.database.reading() as session:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from webapp import feedback, keys
-from webapp.app import make_parts
 from webapp.cli import Console, demo, first_call
+from webapp.cli.started import started
 from webapp.db import Session, now
 from webapp.errors import Conflict
 from webapp.monitoring import drift_report
-from webapp.monitoring.drift_report import DAY, DriftDecision, Terms
+from webapp.monitoring.drift_report import DriftDecision
 from webapp.monitoring.references import References
 from webapp.predictions import log, spool
+from webapp.predictions.traffic import DAY, beginning
 from webapp.serving.loaded import LoadedVersion
 from webapp.web import Parts
 
@@ -66,13 +67,8 @@ def play(console: Console) -> Told:
     """Play it once; `Conflict` where it was played before."""
     with console.database.transaction() as session:
         key_ids = {name: _key(console, session, name) for name in ROWS_A_DAY}
-    parts = make_parts(console.settings)
-    parts.follower.start(slot=None)
-    try:
+    with started(console) as parts:
         return _played(parts, key_ids)
-    finally:
-        parts.follower.stop()
-        parts.database.engine.dispose()
 
 
 def _key(console: Console, session: Session, name: str) -> str:
@@ -85,7 +81,7 @@ def _key(console: Console, session: Session, name: str) -> str:
 def _played(parts: Parts, key_ids: dict[str, str]) -> Told:
     loaded = parts.follower.served(first_call.MODEL, None)
     References(parts.database, parts.artifacts, parts.follower).make(parts.runtime.catalog)
-    midnight = now().replace(hour=0, minute=0, second=0, microsecond=0)
+    midnight = beginning(now(), DAY)
     days = [midnight - number * DAY for number in range(DAYS, 0, -1)]
     changed_at = days[-CHANGED_DAYS] + CHANGED_AT
     predictions = outcomes = 0
@@ -147,7 +143,7 @@ def _told(
     parts: Parts, loaded: LoadedVersion, days: Sequence[datetime], changed_at: datetime, predictions: int, outcomes: int
 ) -> Told:
     model, number = loaded.version.model, loaded.version.number
-    terms = Terms(parts.settings.drift_tolerance, parts.settings.drift_alarms_per_year)
+    terms = drift_report.terms(parts.settings)
     decided: list[DriftDecision | None] = []
     for day in days:
         with parts.database.transaction() as session:

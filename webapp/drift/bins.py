@@ -66,9 +66,14 @@ class Binning:
         between = [f"{low:g} … {high:g}" for low, high in pairwise(self.edges)]
         return [MISSING, BELOW, *between, ABOVE]
 
+    @property
+    def size(self) -> int:
+        """How many cells there are."""
+        return len(self.values) + 3 if self.kind == "category" else len(self.edges) + 2
+
     def count(self, values: Sequence[Any]) -> Counts:
         """Count values as logged instances have them, None for a missing one: one number per cell."""
-        return np.bincount(self.places(values), minlength=len(self.cells)).astype(np.int64)
+        return np.bincount(self.places(values), minlength=self.size).astype(np.int64)
 
     def places(self, values: Sequence[Any]) -> Counts:
         """Give the place of the cell in which each value is counted."""

@@ -60,7 +60,7 @@ class Layout:
     @property
     def width(self) -> int:
         """How many cells there are in all."""
-        return sum(len(each.binning.cells) for each in self.variables)
+        return sum(each.binning.size for each in self.variables)
 
     def count(self, records: Sequence[Record]) -> Counts:
         """Count records: the cells of all variables, one variable after the other."""
@@ -68,8 +68,12 @@ class Layout:
 
     def parts(self, counts: Counts) -> Iterator[tuple[Variable, Counts]]:
         """Give each variable with its part of what `count` gave."""
-        ends = list(accumulate(len(each.binning.cells) for each in self.variables))
+        ends = list(accumulate(each.binning.size for each in self.variables))
         yield from zip(self.variables, np.split(counts, ends[:-1]), strict=True)
+
+    def rows(self, counts: Counts) -> int:
+        """How many records were counted: every variable is, in each."""
+        return int(counts[: self.variables[0].binning.size].sum())
 
     def as_json(self) -> str:
         """Give the stored form, which `from_json` reads back."""

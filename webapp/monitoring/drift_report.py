@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
+from webapp.config import Settings
 from webapp.db import Base, Moment, now
 from webapp.drift import layout, rule
 from webapp.drift.bins import ABOVE, BELOW, MISSING, NEW, Counts
@@ -19,8 +20,8 @@ from webapp.monitoring import attribution, references
 from webapp.monitoring.attribution import Source
 from webapp.predictions import counts
 from webapp.predictions.counts import DriftReference
+from webapp.predictions.traffic import DAY, beginning
 
-DAY = timedelta(days=1)
 # A day with fewer rows is looked at together with those before it, up to so many days.
 FEWEST_ROWS, MOST_DAYS = 500, 30
 WEEK_DAYS = 7
@@ -28,6 +29,8 @@ WEEK_DAYS = 7
 CALIBRATING_DAYS, FEWEST_CALIBRATING = 30, 5
 # A day and the week that it ends are looked at: each spends half of the budget of false alarms.
 LOOKS_PER_YEAR = 2 * 365
+# What can be asked for: the days before and after are there, too.
+FIRST_YEAR, LAST_YEAR = 1970, 9000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,19 @@ class Terms:
     def level(self) -> float:
         """The probability of a false alarm at one look."""
         return self.alarms_per_year / LOOKS_PER_YEAR
+
+
+def terms(settings: Settings) -> Terms:
+    """Give how strict an installation is."""
+    return Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
+
+
+def read_day(text: str) -> datetime:
+    """Read a date as people write it; `ValueError` where it is none, or one that no prediction can be of."""
+    day = datetime.combine(date.fromisoformat(text), time.min, UTC)
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
+        raise ValueError(text)
+    return day
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +244,7 @@ def decide(session: Session, model: str, version: int, day: datetime, terms: Ter
     by_day = counts.by_day(session, reference, until - MOST_DAYS * DAY, until)
     if day not in by_day:
         return None
-    since = _beginning(by_day, reference, day)
+    since = _far_enough(by_day, reference, day)
     found = _report(session, reference, _sum(by_day, since), since, until, terms)
     week = day - (WEEK_DAYS - 1) * DAY
     over_week = _report(session, reference, _sum(by_day, week), week, until, terms) if since > week else found
@@ -255,12 +271,12 @@ def _worse(day: Report, week: Report) -> list[Finding]:
     return [each if each.drifted else over_week.get(each.id, each) for each in day.findings]
 
 
-def _beginning(by_day: dict[datetime, Counts], reference: DriftReference, day: datetime) -> datetime:
+def _far_enough(by_day: dict[datetime, Counts], reference: DriftReference, day: datetime) -> datetime:
     """Give from when on there are enough rows up to the end of a day."""
-    first = next(layout.from_json(reference.layout).parts(by_day[day]))[1].size
+    meant = layout.from_json(reference.layout)
     rows, since = 0, day
     for each in sorted(by_day, reverse=True):
-        rows, since = rows + int(by_day[each][:first].sum()), each
+        rows, since = rows + meant.rows(by_day[each]), each
         if rows >= FEWEST_ROWS:
             break
     return since
@@ -278,10 +294,9 @@ def of_day(session: Session, model: str, version: int, day: datetime, terms: Ter
         return report(session, model, version, day, day + DAY, terms)
     findings = sorted(map(_from_dict, decision.findings), key=_order)
     reference = references.get(session, model, version)
-    against = next(layout.from_json(reference.layout).parts(counts.compared_with(session, reference, decision.since)))[
-        1
-    ]
-    return Report(model, version, decision.since, day + DAY, decision.rows, int(against.sum()), tuple(findings))
+    against = counts.compared_with(session, reference, decision.since)
+    reference_rows = layout.from_json(reference.layout).rows(against)
+    return Report(model, version, decision.since, day + DAY, decision.rows, reference_rows, tuple(findings))
 
 
 def _from_dict(document: dict[str, Any]) -> Finding:
@@ -296,11 +311,11 @@ def _order(finding: Finding) -> tuple[bool, float, str]:
 
 def undecided(session: Session, model: str, version: int, until: datetime) -> list[datetime]:
     """Give the days before a moment, of the last month, that nobody has decided about though the version predicted."""
-    reference = references.get(session, model, version)
-    today = until.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = beginning(until, DAY)
     since = today - MOST_DAYS * DAY
-    known = {each.day for each in decisions(session, model, version, since)}
-    return sorted(set(counts.by_day(session, reference, since, today)) - known)
+    row = DriftDecision
+    known = sa.select(row.day).where(row.model == model, row.version == version, row.day >= since)
+    return sorted(counts.days(session, model, version, since, today) - set(session.scalars(known)))
 
 
 def decisions(session: Session, model: str, version: int, since: datetime) -> list[DriftDecision]:
@@ -308,9 +323,3 @@ def decisions(session: Session, model: str, version: int, since: datetime) -> li
     row = DriftDecision
     chosen = sa.select(row).where(row.model == model, row.version == version, row.day >= since)
     return list(session.scalars(chosen.order_by(row.day)))
-
-
-def forget_decisions(session: Session, model: str, version: int) -> None:
-    """Forget what was decided: the version is compared with something else, or was counted anew."""
-    db_row = DriftDecision
-    session.execute(sa.delete(db_row).where(db_row.model == model, db_row.version == version))

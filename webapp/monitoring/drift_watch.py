@@ -9,8 +9,9 @@ from webapp import metrics
 from webapp.catalog import Catalog
 from webapp.db import Database, now
 from webapp.monitoring import drift_report
-from webapp.monitoring.drift_report import DAY, MOST_DAYS, Terms
+from webapp.monitoring.drift_report import MOST_DAYS, Terms
 from webapp.predictions import counts
+from webapp.predictions.traffic import DAY
 
 # A day is decided about so long after its end: what was answered in it is in the log by then.
 SETTLED = timedelta(minutes=15)

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from statistics import median
 from typing import Any
@@ -18,12 +18,12 @@ from webapp import quality, registry
 from webapp.db import now
 from webapp.errors import Invalid, NotFound
 from webapp.predictions import log, traffic, truth
+from webapp.predictions.traffic import DAY, beginning
 from webapp.predictions.truth import Told
 from webapp.quality import Estimate, Row, Scores, Verdict
 from webapp.registry import Version
 from webapp.signature import Output, Signature, from_dict
 
-DAY = timedelta(days=1)
 # By name: how many days, today among them, and of how many each part has.
 WINDOWS = {"7d": (7, 1), "30d": (30, 1), "90d": (90, 7)}
 # A report reads no more rows than these: of each version the newest with ground truth, and of the model the newest
@@ -124,7 +124,7 @@ def window(name: str, kept_days: int = 0) -> Window:
         detail = f"“window” is one of {', '.join(WINDOWS)}, not “{name[:50]}”."
         raise Invalid("window_unknown", detail, more={"parameter": "window"})
     days, step = WINDOWS[name]
-    today = datetime.combine(now().date(), datetime.min.time(), UTC)
+    today = beginning(now(), DAY)
     since = today - (min(days, kept_days or days) - 1) * DAY
     return Window(name, since, today + DAY, step * DAY)
 

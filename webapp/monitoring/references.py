@@ -153,8 +153,8 @@ def get(session: Session, model: str, version: int) -> DriftReference:
 def choose(session: Session, actor: Actor, model: str, version: int, since: datetime, until: datetime) -> None:
     """Compare a version with what it predicted in a time, from now on."""
     reference = get(session, model, version)
-    first = next(layout.from_json(reference.layout).parts(counts.between(session, reference, since, until)))[1]
-    if (rows := int(first.sum())) < FIRST_ROWS:
+    rows = layout.from_json(reference.layout).rows(counts.between(session, reference, since, until))
+    if rows < FIRST_ROWS:
         detail = f"The time has {rows:,} predictions; to be compared with, it needs {FIRST_ROWS:,}."
         raise Invalid("too_few_predictions", detail)
     _choose(session, actor, reference, since, until)

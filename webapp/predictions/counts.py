@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from webapp.db import Base, Moment
 from webapp.drift import layout
 from webapp.drift.bins import Counts
 from webapp.drift.layout import Layout
-from webapp.predictions.traffic import TRIALS
+from webapp.predictions.traffic import DAY, HOUR, TRIALS, beginning
 
 # What a version answers first is usual for it, and, where it has no reference, what it is asked first.
 FIRST_ROWS = 2000
@@ -85,7 +84,7 @@ def _layout_text(session: Session, model: str, version: int) -> str | None:
 def _add(session: Session, model: str, version: int, meant: Layout, rows: Iterable[Mapping[str, Any]]) -> None:
     by_hour: defaultdict[datetime, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
-        by_hour[row["at"].replace(minute=0, second=0, microsecond=0)].append(row)
+        by_hour[beginning(row["at"], HOUR)].append(row)
     # In one order, whoever adds: log writers of two hosts never wait for each other in a circle.
     for hour, made in sorted(by_hour.items(), key=lambda item: item[0]):
         there = _locked(session, model, version, hour, meant)
@@ -124,15 +123,12 @@ def compared_with(session: Session, reference: DriftReference, since: datetime) 
     """
     if reference.since is not None and reference.until is not None:
         return between(session, reference, reference.since, reference.until)
-    first = _first(session, reference, since)
-    packed = layout.unpacked(reference.counts)
-    parts = zip(layout.from_json(reference.layout).parts(packed), np.split(first, _ends(reference)), strict=True)
-    return np.concatenate([mine if variable.role == "input" else answered for (variable, mine), answered in parts])
-
-
-def _ends(reference: DriftReference) -> list[int]:
-    widths = [len(each.binning.cells) for each in layout.from_json(reference.layout).variables]
-    return list(accumulate(widths))[:-1]
+    meant = layout.from_json(reference.layout)
+    packed = meant.parts(layout.unpacked(reference.counts))
+    first = meant.parts(_first(session, reference, since))
+    return np.concatenate(
+        [mine if each.role == "input" else answered for (each, mine), (_, answered) in zip(packed, first, strict=True)]
+    )
 
 
 def _first(session: Session, reference: DriftReference, since: datetime) -> Counts:
@@ -152,8 +148,15 @@ def _first(session: Session, reference: DriftReference, since: datetime) -> Coun
 
 def between(session: Session, reference: DriftReference, since: datetime, until: datetime) -> Counts:
     """Give what was counted of a version from one hour up to another."""
-    days = by_day(session, reference, since, until).values()
-    return sum(days, np.zeros(layout.from_json(reference.layout).width, dtype=np.int64))
+    each_day = by_day(session, reference, since, until).values()
+    return sum(each_day, np.zeros(layout.from_json(reference.layout).width, dtype=np.int64))
+
+
+def days(session: Session, model: str, version: int, since: datetime, until: datetime) -> set[datetime]:
+    """Give the days (in UTC) on which a version predicted."""
+    row = HourlyCounts
+    chosen = sa.select(row.hour).where(row.model == model, row.version == version, row.hour >= since, row.hour < until)
+    return {beginning(hour, DAY) for hour in session.scalars(chosen)}
 
 
 def by_day(session: Session, reference: DriftReference, since: datetime, until: datetime) -> dict[datetime, Counts]:
@@ -164,10 +167,10 @@ def by_day(session: Session, reference: DriftReference, since: datetime, until: 
         .where(HourlyCounts.hour >= since, HourlyCounts.hour < until)
         .order_by(HourlyCounts.hour)
     )
-    days: defaultdict[datetime, list[bytes]] = defaultdict(list)
+    by_day: defaultdict[datetime, list[bytes]] = defaultdict(list)
     for hour, counts in found:
-        days[hour.replace(hour=0)].append(counts)
-    return {day: _sum(stored) for day, stored in days.items()}
+        by_day[beginning(hour, DAY)].append(counts)
+    return {day: _sum(stored) for day, stored in by_day.items()}
 
 
 def _sum(stored: Sequence[bytes]) -> Counts:

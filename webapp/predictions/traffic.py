@@ -87,7 +87,7 @@ def count(session: Session, predictions: Iterable[Mapping[str, Any]]) -> None:
     warned: Counter[tuple[Any, ...]] = Counter()
     asked: Counter[tuple[Any, ...]] = Counter()
     for each in predictions:
-        hour = each["at"].replace(minute=0, second=0, microsecond=0)
+        hour = beginning(each["at"], HOUR)
         cell = (hour, each["model"], each["version"], each["source"], latency_step(each["latency_seconds"]))
         made[cell] += 1
         warned[cell] += bool(each["warnings"])
@@ -134,7 +134,7 @@ def overall(session: Session, since: datetime, *, without: Collection[str] = TRI
 def series(session: Session, since: datetime, until: datetime, *, without: Collection[str] = TRIALS) -> Series:
     """Give predictions by the hour, or by the day (in UTC) where that would be more than a week of hours."""
     step = DAY if until - since > MOST_HOURLY else HOUR
-    start = _beginning(since, step)
+    start = beginning(since, step)
     length = -((start - until) // step)
     statement = (
         sa.select(HourlyTraffic.hour, HourlyTraffic.model, sa.func.sum(HourlyTraffic.predictions))
@@ -151,7 +151,7 @@ def by_key(session: Session, key_ids: Collection[str], since: datetime) -> dict[
     """Give how many predictions each key asked for, whatever their source."""
     found = session.execute(
         sa.select(KeyTraffic.key_id, sa.func.sum(KeyTraffic.predictions))
-        .where(KeyTraffic.key_id.in_(key_ids), KeyTraffic.hour >= _beginning(since, HOUR))
+        .where(KeyTraffic.key_id.in_(key_ids), KeyTraffic.hour >= beginning(since, HOUR))
         .group_by(KeyTraffic.key_id)
     )
     return dict.fromkeys(key_ids, 0) | dict(found.all())
@@ -161,7 +161,7 @@ def by_version(session: Session, model: str, since: datetime, *, without: Collec
     """Give how many predictions each version of a model made; those that made none are not named."""
     found = session.execute(
         sa.select(HourlyTraffic.version, sa.func.sum(HourlyTraffic.predictions))
-        .where(HourlyTraffic.hour >= _beginning(since, HOUR), HourlyTraffic.source.not_in(without))
+        .where(HourlyTraffic.hour >= beginning(since, HOUR), HourlyTraffic.source.not_in(without))
         .where(HourlyTraffic.model == model)
         .group_by(HourlyTraffic.version)
         .order_by(HourlyTraffic.version)
@@ -186,13 +186,13 @@ def daily(
     """Give how many predictions each version of a model made on each day, in UTC."""
     found = session.execute(
         sa.select(HourlyTraffic.version, HourlyTraffic.hour, sa.func.sum(HourlyTraffic.predictions))
-        .where(HourlyTraffic.hour >= _beginning(since, DAY), HourlyTraffic.source.not_in(without))
+        .where(HourlyTraffic.hour >= beginning(since, DAY), HourlyTraffic.source.not_in(without))
         .where(HourlyTraffic.model == model)
         .group_by(HourlyTraffic.version, HourlyTraffic.hour)
     )
     counts: defaultdict[int, Counter[datetime]] = defaultdict(Counter)
     for version, hour, predictions in found:
-        counts[version][_beginning(hour, DAY)] += predictions
+        counts[version][beginning(hour, DAY)] += predictions
     return dict(counts)
 
 
@@ -213,7 +213,8 @@ def percentile(by_step: Mapping[int, int], percent: int) -> float | None:
     return None
 
 
-def _beginning(moment: datetime, step: timedelta) -> datetime:
+def beginning(moment: datetime, step: timedelta) -> datetime:
+    """Give when the hour or day (in UTC) began that a moment lies in."""
     return moment - (moment - EPOCH) % step
 
 
@@ -224,7 +225,7 @@ def _steps(session: Session, since: datetime, without: Collection[str], until: d
     cell = (HourlyTraffic.model, HourlyTraffic.latency_step)
     return session.execute(
         sa.select(*cell, predictions.label("predictions"), warned.label("warned"))
-        .where(HourlyTraffic.hour >= _beginning(since, HOUR), ended, HourlyTraffic.source.not_in(without))
+        .where(HourlyTraffic.hour >= beginning(since, HOUR), ended, HourlyTraffic.source.not_in(without))
         .group_by(*cell)
         .order_by(HourlyTraffic.model)
     )

@@ -9,8 +9,7 @@ import sqlalchemy.exc
 
 from webapp import metrics, registry
 from webapp.errors import Unavailable
-from webapp.monitoring import drift_watch, quality_report
-from webapp.monitoring.drift_report import Terms
+from webapp.monitoring import drift_report, drift_watch, quality_report
 from webapp.monitoring.references import References
 from webapp.web import Parts
 from webapp.worker.loop import Periodic
@@ -29,8 +28,7 @@ class DriftWatcher(Periodic):
         """As every loop."""
         super().__init__(parts, host, DRIFT_SECONDS)
         self._references = References(parts.database, parts.artifacts, parts.follower)
-        settings = parts.settings
-        self._terms = Terms(settings.drift_tolerance, settings.drift_alarms_per_year)
+        self._terms = drift_report.terms(parts.settings)
 
     def look(self) -> bool:
         """Look at every version."""
