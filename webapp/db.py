@@ -29,6 +29,8 @@ BUSY_TIMEOUT_SECONDS = 15
 THREADS, POOL_SECONDS = 8, 3.0
 # What an id fits into: a larger one cannot even be compared with.
 MOST_ID = 2**31 - 1
+# Where a session keeps what is done before it commits.
+_AT_THE_END = "at the end"
 # No answer, no connection left; or one that was cut off, or leads to a copy that only reads.
 AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError, sqlalchemy.exc.TimeoutError)
 
@@ -157,6 +159,8 @@ class Database:
         """One transaction: leaving commits, raising rolls back."""
         with _answering(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+            for act in session.info.get(_AT_THE_END, ()):
+                act(session)
         if session.info.get("advanced"):
             self._announce()
 
@@ -165,6 +169,14 @@ class Database:
         """A consistent view that changes nothing and takes no write lock."""
         with _answering(), Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
+
+
+def at_the_end(session: Session, act: Callable[[Session], None]) -> None:
+    """Have something done just before the commit.
+
+    What waits for other transactions belongs there: nothing is waited for any more by one that others wait for.
+    """
+    session.info.setdefault(_AT_THE_END, []).append(act)
 
 
 def insertion(session: Session, table: type[Base]) -> sqlite.Insert | postgresql.Insert:

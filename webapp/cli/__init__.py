@@ -23,6 +23,7 @@ from webapp.generation import Signal
 # takes longer than all they do.
 COMMANDS = {
     "alerts": "alerts:group",
+    "audit": "audit:group",
     "config": "database:config_group",
     "db": "database:group",
     "demo": "demo:demo",

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from webapp import __version__, artifacts, config, db, fleet, installation, registry
+from webapp import __version__, artifacts, audit, config, db, fleet, installation, registry
 from webapp.artifacts import ArtifactStore
 from webapp.cli import Command, Console, pass_console, require_schema
 from webapp.config import Settings
@@ -149,6 +149,7 @@ def _database(settings: Settings) -> Iterator[Check]:
         yield Check("Database", "ok", f"{database.place} answers and has this release's schema ({present}).")
         if file:
             yield _sqlite(file)
+        yield _trail(database)
         yield from _processes(database)
         yield from _artifacts(settings, database)
     except Refusal as refusal:
@@ -179,6 +180,16 @@ def _sqlite(file: Path) -> Check:
         opened.seek(18)
         journal = "write-ahead log" if opened.read(1) == WAL else "rollback journal"
     return Check("SQLite", "ok", f"Version {sqlite3.sqlite_version}, with a {journal}.")
+
+
+def _trail(database: Database) -> Check:
+    with database.reading() as session:
+        trail = audit.verify(session)
+    if trail.broken is None:
+        return Check("Audit trail", "ok", trail.sentence)
+    return Check(
+        "Audit trail", "bad", trail.sentence, "Somebody has written the database by other ways than Modelport."
+    )
 
 
 def _processes(database: Database) -> Iterator[Check]:
