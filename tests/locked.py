@@ -25,8 +25,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from webapp.intake import lock
-from webapp.intake.lock import Limits
+from webapp import lock
+from webapp.lock import Limits
 
 MIB = 1024**2
 # Numbers on x86_64 and aarch64 of what no library function calls as it is.

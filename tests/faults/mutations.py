@@ -42,9 +42,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 
-from webapp import names
+from webapp import lock, names
 from webapp.errors import Invalid, Refusal
-from webapp.intake import child, lock, reading, skops_reading, trial, warm
+from webapp.intake import child, reading, skops_reading, trial, warm
 
 PROTOCOLS = (2, 3, 4, 5)
 BATCH = 200

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import click
 
-from webapp import __version__, artifacts, audit, config, db, fleet, installation, registry
+from webapp import __version__, artifacts, audit, config, db, fleet, installation, lock, registry
 from webapp.artifacts import ArtifactStore
 from webapp.cli import Command, Console, pass_console, require_schema
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.errors import Refusal
-from webapp.intake import lock
 
 MIB, GIB = 1024**2, 1024**3
 # Below the first people should know; below the second no upload is taken in.

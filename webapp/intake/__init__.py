@@ -13,7 +13,7 @@ from typing import IO, Any, NoReturn
 
 from webapp.errors import Invalid, TooLarge
 from webapp.intake import process
-from webapp.intake.lock import support
+from webapp.lock import support
 from webapp.signature import Signature, from_dict, keeping
 
 # What the children say they do; the doors have words for each.

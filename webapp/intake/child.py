@@ -20,9 +20,9 @@ import skops.io
 from joblib.numpy_pickle import NumpyUnpickler
 from sklearn.pipeline import Pipeline
 
-from webapp import artifacts, names
+from webapp import artifacts, lock, names
 from webapp.errors import Invalid, Refusal
-from webapp.intake import formats, lock, reading, skops_reading, trial, versions, warm
+from webapp.intake import formats, reading, skops_reading, trial, versions, warm
 from webapp.intake.formats import Parcel
 from webapp.intake.reading import refused
 
