@@ -83,6 +83,7 @@ EXTRAS := --extra dask --extra s3
 lock: ## Lock the newest versions that pyproject.toml allows
 	$(COMPILE) --upgrade $(EXTRAS) -o requirements/run.txt pyproject.toml >/dev/null
 	$(COMPILE) --upgrade --extra dev -c requirements/run.txt -o requirements/dev.txt pyproject.toml >/dev/null
+	grep -o 'pyarrow>=[0-9.]*' pyproject.toml | $(COMPILE) --upgrade -c requirements/run.txt -o requirements/parquet.txt - >/dev/null
 
 lock-versions: ## Lock for images that serve files of other scikit-learn versions, as near to run.txt as these allow
 	for minor in 1.6 1.7 1.8; do \

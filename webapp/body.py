@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -51,9 +52,13 @@ class Request(flask.Request):
     """A request whose files arrive where uploads wait: that disk has a quota, the system's `/tmp` may be memory."""
 
     def _get_file_stream(self, *_about: object, **_more: object) -> IO[bytes]:
-        folder = Path(current_app.config["FILES_FOLDER"])
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return cast("IO[bytes]", tempfile.SpooledTemporaryFile(SMALL_FILE_BYTES, dir=str(folder)))
+        return cast("IO[bytes]", tempfile.SpooledTemporaryFile(SMALL_FILE_BYTES, dir=_files_folder()))
+
+
+def _files_folder() -> str:
+    folder = Path(current_app.config["FILES_FOLDER"])
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return str(folder)
 
 
 def read_json() -> Any:  # noqa: ANN401 - any JSON value
@@ -339,6 +344,14 @@ def came(most: int) -> Came:
         problem = Problem("/file", "required", "Send the table as the part “file” of the form.")
         raise Invalid("file_missing", problem.message, problems=(problem,))
     return Came(file.stream, most)
+
+
+def kept(source: IO[bytes]) -> IO[bytes]:
+    """Give all of what comes as a file at its beginning, which goes when it is closed."""
+    file = tempfile.TemporaryFile(dir=_files_folder())  # noqa: SIM115 - whoever gets it closes it
+    shutil.copyfileobj(source, file)
+    file.seek(0)
+    return cast("IO[bytes]", file)
 
 
 def sha256() -> str:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import time
-from importlib.util import find_spec
 
 import pytest
 
@@ -71,22 +70,6 @@ def test_what_is_exported_is_what_the_truth_and_the_time_choose(logged: House) -
     assert (refused.status_code, "2026-03-03" in refused.text) == (422, True)
 
 
-def test_parquet_is_written_in_groups_and_read_by_others(logged: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    parquet = pytest.importorskip("pyarrow.parquet", reason="Parquet needs the extra `parquet`")
-    monkeypatch.setattr(files, "GROUP_ROWS", 5)
-    logged.prediction(98, at=1_772_400_000, prediction="high", probability=None, instance={"name": "\ud800"})
-    answer = logged.operator.get("/admin/predictions/export/parquet")
-    assert answer.content_type == "application/vnd.apache.parquet"
-    read = parquet.ParquetFile(io.BytesIO(answer.data))
-    assert read.num_row_groups == 3
-    rows = read.read().to_pylist()
-    assert [row["prediction"] for row in rows] == ["high", *["1", "0"] * 6]
-    assert rows[1]["at"].isoformat() == "2026-03-01T12:00:03+00:00"
-    assert (rows[0]["probability"], rows[1]["probability"], rows[1]["version"]) == (None, 0.75, 1)
-    assert json.loads(rows[1]["instance"]) == {"age": 35.0, "income": 52_000.0}
-
-
-@pytest.mark.skipif(find_spec("pyarrow") is not None, reason="it is installed here")
 def test_parquet_says_what_it_needs_where_that_is_not_installed(logged: House) -> None:
     answer = logged.operator.get("/admin/predictions/export/parquet")
     assert answer.status_code == 422

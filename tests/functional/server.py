@@ -42,6 +42,9 @@ class Refused(Exception):  # noqa: N818 - it names the fact
 class Server:
     """One installation: commands work whether it runs or not."""
 
+    # Whose packages it runs on.
+    python = sys.executable
+
     def __init__(self, data_dir: Path, **settings: object) -> None:
         """`settings` are given without their prefix, in lower case."""
         self.data_dir = data_dir
@@ -62,7 +65,7 @@ class Server:
 
     def cli(self, *arguments: object) -> Any:
         """Run a command with --json; give its answer."""
-        command = [sys.executable, "-m", "webapp.cli", *map(str, arguments), "--json"]
+        command = [self.python, "-m", "webapp.cli", *map(str, arguments), "--json"]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         answer = json.loads(done.stdout) if done.stdout.strip() else None
         if done.returncode:
@@ -80,7 +83,7 @@ class Server:
         """Start it and wait until it answers."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "webapp.cli", "serve"], env=self.environment, stdout=log, stderr=log
+                [self.python, "-m", "webapp.cli", "serve"], env=self.environment, stdout=log, stderr=log
             )
         try:
             eventually(self._answers, within_seconds=START_SECONDS)

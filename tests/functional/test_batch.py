@@ -145,7 +145,7 @@ def test_results_are_there_when_the_job_is_completed_and_not_before(server: Serv
     early = server.get(f"{body['status_url']}/results", key)
     assert (early.status_code, early.json()["code"]) == (409, "job_not_completed")
     assert "cancelled" in early.json()["detail"]
-    unknown = server.get(f"{body['status_url']}/results?format=parquet", key)
+    unknown = server.get(f"{body['status_url']}/results?format=xlsx", key)
     assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_format")
     assert server.get(f"{body['status_url']}/results", server.key()).json()["code"] == "unknown_job"
 

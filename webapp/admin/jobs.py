@@ -29,7 +29,7 @@ def index() -> Response:
 @needs("operator")
 def download(job_id: str) -> Response:
     """Download the results of a completed job."""
-    made, form = web.parts(), "csv" if request.args.get("form") == "csv" else "jsonl"
+    made, form = web.parts(), request.args.get("form", "jsonl")
     with made.database.reading() as session:
         chunks = jobs.done(session, jobs.find_job(session, job_id))
     response = Response(results.written(made.artifacts.storage, job_id, chunks, form), mimetype=results.MIMETYPES[form])

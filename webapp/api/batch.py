@@ -10,19 +10,20 @@ from typing import Any
 
 from flask import Response, g, jsonify, request, url_for
 
-from webapp import body, jobs, web
+from webapp import body, jobs, parquet, web
 from webapp.api import asking, blueprint, native, requires
-from webapp.batches import Form, cutting, receiving, results
+from webapp.batches import Form, cutting, parquet_lines, receiving, results
 from webapp.batches.cutting import Piece
-from webapp.errors import Invalid, Malformed
+from webapp.errors import Malformed
 from webapp.signature import Signature
 
 door = blueprint("batch")
 
 # More are not part of the state: they are fetched by themselves.
 MOST_INLINE = 10_000
-FORMS: Mapping[str, Form] = {
+FORMS: Mapping[str, str] = {
     "text/csv": "csv",
+    parquet.MIMETYPE: "parquet",
     results.MIMETYPES["jsonl"]: "jsonl",
     "application/x-jsonlines": "jsonl",
     "application/x-ndjson": "jsonl",
@@ -87,13 +88,20 @@ def _brought(signature: Signature) -> _Brought:
     came = body.came(made.settings.max_upload_bytes)
     text = io.BufferedReader(came, cutting.BLOCK_BYTES)
     # Of a file in a form, how it begins tells what it is: what it is called says less.
-    form = FORMS.get(request.mimetype) or ("jsonl" if _is_object(text.peek(1)) else "csv")
-    pieces = cutting.objects(text) if form == "jsonl" else cutting.table(signature, text)
-    return _Brought(form, pieces, lambda: came.sha256)
+    form = FORMS.get(request.mimetype) or _form_of(text.peek(len(parquet.MAGIC)))
+    if form == "csv":
+        return _Brought("csv", cutting.table(signature, text), lambda: came.sha256)
+    if form == "jsonl":
+        return _Brought("jsonl", cutting.objects(text), lambda: came.sha256)
+    parquet.require()
+    rows = parquet_lines.table(signature, body.kept(text), made.settings.max_upload_bytes)
+    return _Brought("jsonl", rows, lambda: came.sha256)
 
 
-def _is_object(beginning: bytes) -> bool:
-    return beginning.removeprefix(cutting.BOM).lstrip().startswith(b"{")
+def _form_of(beginning: bytes) -> str:
+    if beginning.startswith(parquet.MAGIC):
+        return "parquet"
+    return "jsonl" if beginning.removeprefix(cutting.BOM).lstrip().startswith(b"{") else "csv"
 
 
 @door.get("/predict/batch/<job_id>")
@@ -115,8 +123,7 @@ def status(job_id: str) -> Response:
 def fetch(job_id: str) -> Response:
     """Give the results of a completed job, piece by piece, in the order of the request."""
     made, form = web.parts(), request.args.get("format", "jsonl")
-    if form not in results.MIMETYPES:
-        raise Invalid("unknown_format", "Results are given as jsonl or csv: ?format=csv.")
+    results.require(form)
     with made.database.reading() as session:
         chunks = jobs.done(session, jobs.get_job(session, job_id, g.key.id))
     written = results.written(made.artifacts.storage, job_id, chunks, form)

@@ -79,7 +79,7 @@ def table(signature: Signature, body: IO[bytes]) -> Iterator[Piece]:
     lines = _Lines(body)
     head = next(lines, b"").removeprefix(BOM)
     head = (_quoted(head, lines, 1) if head.count(b'"') % 2 else head).rstrip(_ENDS)
-    _check_names(signature, _names(head))
+    check_names(signature, _names(head))
     return _pieces(_rows(lines), head + b"\n")
 
 
@@ -161,7 +161,7 @@ def _names(head: bytes) -> list[str]:
     return names
 
 
-def _check_names(signature: Signature, names: Sequence[str]) -> None:
+def check_names(signature: Signature, names: Sequence[str]) -> None:
     """Refuse a table none of whose rows could be answered."""
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise Malformed("csv_duplicate_name", f"The column “{twice[0][:100]}” stands twice in the first line.")
@@ -180,7 +180,7 @@ def _check_names(signature: Signature, names: Sequence[str]) -> None:
         problems = [Problem("", "empty", "The table has no column beside its ids.")]
     if problems:
         listed = ", ".join(list(features)[:20]) + (", …" if len(features) > 20 else "")  # noqa: PLR2004 - enough to see
-        detail = f"The columns of the first line are not the model's features: {listed}."
+        detail = f"The columns are not the model's features: {listed}."
         raise Invalid("columns_not_the_models", detail, problems=tuple(problems))
 
 

@@ -1,4 +1,4 @@
-"""Gives the results of a completed job, chunk by chunk: as lines of JSON, or as a table."""
+"""Gives the results of a completed job, chunk by chunk: as lines of JSON, as a table, or as Parquet."""
 
 from __future__ import annotations
 
@@ -11,20 +11,34 @@ from typing import Any
 
 import orjson
 
+from webapp import parquet
 from webapp.batches import computing, results_name
 from webapp.batches.cutting import ID
+from webapp.errors import Invalid
 from webapp.jobs import Done
+from webapp.parquet import Kind
 from webapp.storage import Storage
 
 # The forms in which results are given, and what HTTP calls each.
-MIMETYPES = {"jsonl": "application/jsonl", "csv": "text/csv"}
+MIMETYPES = {"jsonl": "application/jsonl", "csv": "text/csv", "parquet": parquet.MIMETYPE}
 # So many rows of a table are written at a time.
 PIECE_ROWS = 1000
 
 
+def require(form: str) -> None:
+    """Refuse a form that results are not given in here, with the way out."""
+    if form not in MIMETYPES:
+        raise Invalid("unknown_format", "Results are given as jsonl, csv or parquet: ?format=csv.")
+    if form == "parquet":
+        parquet.require()
+
+
 def written(storage: Storage, job_id: str, chunks: Sequence[Done], form: str) -> Iterator[bytes]:
     """Give all results in one of the forms, piece by piece."""
-    return pieces(storage, job_id, chunks) if form == "jsonl" else _table(storage, job_id, chunks)
+    require(form)
+    if form == "jsonl":
+        return pieces(storage, job_id, chunks)
+    return _table(storage, job_id, chunks) if form == "csv" else _parquet(storage, job_id, chunks)
 
 
 def pieces(storage: Storage, job_id: str, chunks: Iterable[Done]) -> Iterator[bytes]:
@@ -55,13 +69,18 @@ def _read(line: bytes) -> Any:  # noqa: ANN401 - as it was written
 
 def _table(storage: Storage, job_id: str, chunks: Sequence[Done]) -> Iterator[bytes]:
     """Give a line for each row; one that could not be answered says why in its last column."""
-    # The columns are those of the first row that was answered, which may be a late one.
-    answered = (row for row in rows(storage, job_id, chunks) if "error" not in row)
-    names = list(dict.fromkeys([ID, *dict(cells(next(answered, {}))), "warnings", "error"]))
+    names = list(_columns(storage, job_id, chunks))
     yield _lines(names, [dict(zip(names, names, strict=True))])
     every = rows(storage, job_id, chunks)
     while piece := list(islice(every, PIECE_ROWS)):
         yield _lines(names, [_cells(row) for row in piece])
+
+
+def _columns(storage: Storage, job_id: str, chunks: Sequence[Done]) -> dict[str, Any]:
+    """Give the names of the columns, each with a cell that shows what it holds."""
+    # They are those of the first row that was answered, which may be a late one.
+    answered = (row for row in rows(storage, job_id, chunks) if "error" not in row)
+    return {ID: "", **dict(cells(next(answered, {}))), "warnings": "", "error": ""}
 
 
 def _lines(names: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> bytes:
@@ -87,3 +106,25 @@ def cells(row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from ((f"{name}_{inner}", cell) for inner, cell in cells(value))
         else:
             yield name, value
+
+
+# --- As Parquet ---------------------------------------------------------------------------------------------
+
+_KINDS: Mapping[type, Kind] = {bool: "truth", int: "whole", float: "number"}
+
+
+def _parquet(storage: Storage, job_id: str, chunks: Sequence[Done]) -> Iterator[bytes]:
+    """Give the same columns; numbers are numbers, and a cell of which a row has nothing is null."""
+    shown = _columns(storage, job_id, chunks)
+    kinds: dict[str, Kind] = {name: _KINDS.get(type(cell), "text") for name, cell in shown.items()}
+    every = map(_cells, rows(storage, job_id, chunks))
+    return parquet.written(kinds, ([_typed(kind, row.get(name)) for name, kind in kinds.items()] for row in every))
+
+
+def _typed(kind: Kind, cell: Any) -> Any:  # noqa: ANN401 - as its column has it
+    if cell is None or cell == "":
+        return None
+    if kind != "text":
+        return cell
+    # Half of a surrogate pair, which UTF-8 cannot say, is written as JSON can.
+    return (cell if isinstance(cell, str) else json.dumps(cell)).encode("utf-8", "backslashreplace").decode()

@@ -8,12 +8,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from importlib.util import find_spec
-from itertools import islice
 from typing import Any
 
+from webapp import parquet
 from webapp.db import Database, now
 from webapp.errors import Invalid
+from webapp.parquet import Kind
 from webapp.predictions import log, search, truth
 from webapp.predictions.search import Wanted
 
@@ -21,12 +21,10 @@ from webapp.predictions.search import Wanted
 MIMETYPES = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/x-ndjson; charset=utf-8",
-    "parquet": "application/vnd.apache.parquet",
+    "parquet": parquet.MIMETYPE,
 }
 # So many rows are read in one transaction.
 PIECE_ROWS = 500
-# So many rows of a Parquet file lie together, and in memory while they are written.
-GROUP_ROWS = 10_000
 # What a spreadsheet would take for a formula.
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 COLUMNS = (
@@ -54,11 +52,8 @@ def require(form: str) -> None:
     """Refuse a form that cannot be written here, with the way out."""
     if form not in MIMETYPES:
         raise Invalid("form_unknown", f"The form is one of {', '.join(MIMETYPES)}.")
-    if form == "parquet" and find_spec("pyarrow") is None:
-        detail = (
-            'Parquet needs a package that is not installed: pip install "modelport[parquet]"; jsonl and csv do not.'
-        )
-        raise Invalid("parquet_not_installed", detail)
+    if form == "parquet":
+        parquet.require()
 
 
 def lines(database: Database, wanted: Wanted, most: int | None = None) -> Iterator[Line]:
@@ -125,34 +120,19 @@ def _cell(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
+# What is no text in a Parquet file.
+_KINDS: Mapping[str, Kind] = {
+    "at": "moment",
+    "observed_at": "moment",
+    "version": "whole",
+    "probability": "number",
+    "latency_seconds": "number",
+}
+
+
 def _parquet(found: Iterable[Line]) -> Iterator[bytes]:
-    """Write a group of rows at a time; the file's own index comes last, so nothing has to be gone back to."""
-    # Here, because it is installed only where somebody wants it, and takes a while to import.
-    import pyarrow as pa  # noqa: PLC0415
-    from pyarrow import parquet  # noqa: PLC0415
-
-    schema = _schema(pa)
-    sink = _Sink()
-    remaining = iter(found)
-    with parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
-        while group := list(islice(remaining, GROUP_ROWS)):
-            columns = {name: [_typed(name, line[name]) for line in group] for name in COLUMNS}
-            writer.write_table(pa.table(columns, schema=schema))
-            yield sink.taken()
-    # Never nothing: the file's index and its last bytes.
-    yield sink.taken()
-
-
-def _schema(pa: Any) -> Any:  # noqa: ANN401 - the library has no types
-    moment = pa.timestamp("us", tz="UTC")
-    kinds = {
-        "at": moment,
-        "observed_at": moment,
-        "version": pa.int32(),
-        "probability": pa.float64(),
-        "latency_seconds": pa.float64(),
-    }
-    return pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+    kinds = {name: _KINDS.get(name, "text") for name in COLUMNS}
+    return parquet.written(kinds, ([_typed(name, line[name]) for name in COLUMNS] for line in found))
 
 
 def _typed(name: str, value: Any) -> Any:  # noqa: ANN401 - as its column has it
@@ -166,32 +146,3 @@ def _typed(name: str, value: Any) -> Any:  # noqa: ANN401 - as its column has it
     # Classes may be texts or numbers, and a file has one kind of them.
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-class _Sink:
-    """What a writer of a file believes to be one, and gives on what was written."""
-
-    def __init__(self) -> None:
-        self._written = bytearray()
-        self._place = 0
-        self.closed = False
-
-    def write(self, content: Any) -> int:  # noqa: ANN401 - anything with bytes in it
-        self._written += memoryview(content)
-        self._place += len(content)
-        return len(content)
-
-    def tell(self) -> int:
-        return self._place
-
-    def flush(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.closed = True
-
-    def taken(self) -> bytes:
-        """Give what was written since the last time."""
-        content = bytes(self._written)
-        self._written.clear()
-        return content
