@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run cluster test check bench bench-peers bench-pages bench-drift faults format lock wheel clean
+.PHONY: help setup run cluster test check bench bench-peers bench-pages bench-drift faults conformance format lock wheel clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -69,6 +69,10 @@ bench-drift: setup ## Measure the rule of drift beside the guide's; fetches its 
 faults: setup ## Try the faults that uploads, activation and a cluster must survive; prints figures and takes an hour
 	$(BIN)/python -m tests.faults.mutations --count 100000 --seed 1
 	$(BIN)/python -m pytest -o addopts="--strict-markers -ra" -s tests/faults
+
+conformance: setup ## Ask the running server whatever its description allows, and what it does not; takes some minutes
+	@sh scripts/test_packages.sh
+	MODELPORT_CONFORMANCE_EXAMPLES=50 $(BIN)/python -m pytest -s tests/functional/test_openapi.py
 
 format: setup ## Format the code
 	$(BIN)/ruff format .

@@ -47,6 +47,8 @@ from webapp.generation import Signal
 from webapp.keys import KeyRing
 from webapp.limits import MmapStorage
 from webapp.limits.shared import SharedStorage
+from webapp.openapi import doors as openapi_doors
+from webapp.openapi import pages as openapi_pages
 from webapp.predictions.spool import Spool
 from webapp.serving.cache import PredictionCache
 from webapp.serving.runtime import Runtime
@@ -70,6 +72,7 @@ ADMIN_DOORS = tuple(
         drift,
         exports,
         jobs,
+        openapi_pages,
         predictions,
         quality,
         rerun,
@@ -139,7 +142,8 @@ def create_app(settings: Settings) -> Flask:
     app.add_url_rule("/", "root", root)
     watching = (alerts_door.door, drift_door.door, quality_door.door)
     doors = (health.door, native.door, batch.door, feedback.door, registry_door.door, *watching)
-    for door in (*doors, *ADMIN_DOORS):
+    # The description is for people, too: their addresses have a limit.
+    for door in (*doors, openapi_doors.door, *ADMIN_DOORS):
         app.register_blueprint(door)
     parts.limiter.exempt(app.view_functions["static"])
     parts.limiter.init_app(app)

@@ -21,8 +21,10 @@ from webapp.errors import Conflict, Invalid, NotFound
 from webapp.webhooks import deliveries
 from webapp.webhooks.deliveries import Message
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = r"[a-z0-9][a-z0-9-]{0,62}"
+_NAME = re.compile(NAME)
+LABEL = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_LABEL = re.compile(LABEL)
 # A version's number fits a database's integer.
 MOST_NUMBER = 2**31 - 1
 MOST_NUMBER_DIGITS = 10

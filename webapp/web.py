@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
+# What a route asks for that any key opens.
+ANY_SCOPE = "any"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
 STATUS: dict[type[Refusal], HTTPStatus] = {
@@ -312,6 +314,12 @@ def _unexpected(error: Exception) -> Response:
 # --- Credentials ------------------------------------------------------------------------------------------
 
 
+def brings_key() -> bool:
+    """Whether a request brings what could be a key."""
+    environ = request_ctx.request.environ
+    return "HTTP_X_API_KEY" in environ or "HTTP_AUTHORIZATION" in environ
+
+
 def guard() -> None:
     """Let a request pass that brings a key with the scope its route asks for; default deny."""
     asked, notes = request_ctx.request, app_ctx.g
@@ -321,7 +329,8 @@ def guard() -> None:
     made = parts()
     key = notes.key = _authenticated(made, asked.environ)
     notes.facts["key_id"] = key.id
-    key.require_scope(scope)
+    if scope != ANY_SCOPE:
+        key.require_scope(scope)
     made.ring.note_use(key, asked.remote_addr or "")
     spent = spend(made.strategy.storage, key.limit, "key", key.id)
     # Every answer says what is left.

@@ -34,7 +34,7 @@ SET_UP_ENDPOINTS = frozenset(
         "admin_sign_in.sign_out",
     }
 )
-_OWN_PATH = re.compile(r"/admin(?:[/?#][^\\]*)?")
+_OWN_PATH = re.compile(r"/(?:admin|docs)(?:[/?#][^\\]*)?")
 csrf = CSRFProtect()
 
 

@@ -46,6 +46,7 @@ MENU = (
             ("viewer", "admin_registry.index", "Models", "model"),
             ("operator", "admin_try_it.choose", "Try it", "play"),
             ("viewer", "admin_jobs.index", "Jobs", "jobs"),
+            ("viewer", "admin_docs.show", "API docs", "book"),
         ),
     ),
     (
@@ -163,7 +164,7 @@ def page(template: str, status: int = HTTPStatus.OK, /, **facts: object) -> Resp
 
 def is_page() -> bool:
     """Whether a person waits for this answer, not a program."""
-    return request.path.startswith(("/admin", "/login", "/logout"))
+    return request.path.startswith(("/admin", "/docs", "/login", "/logout"))
 
 
 # --- Answers ----------------------------------------------------------------------------------------------

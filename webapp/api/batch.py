@@ -28,7 +28,7 @@ FORMS: Mapping[str, str] = {
     "application/x-jsonlines": "jsonl",
     "application/x-ndjson": "jsonl",
 }
-_IDEMPOTENCY_KEY = re.compile(r"[!-~][ -~]{0,254}")
+IDEMPOTENCY_KEY = r"[!-~][ -~]{0,254}"
 
 
 @door.post("/predict/batch")
@@ -66,7 +66,7 @@ def _submit(model: str) -> tuple[Response, int]:
 
 def _idempotency_key() -> str | None:
     given = request.headers.get("Idempotency-Key")
-    if given is not None and not _IDEMPOTENCY_KEY.fullmatch(given):
+    if given is not None and not re.fullmatch(IDEMPOTENCY_KEY, given):
         raise Malformed("idempotency_key_unusable", "An Idempotency-Key has 1 to 255 printable ASCII characters.")
     return given
 

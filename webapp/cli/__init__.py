@@ -33,6 +33,7 @@ COMMANDS = {
     "keys": "keys:group",
     "log-writer": "log_writer:write_log",
     "models": "models:group",
+    "openapi": "openapi:describe",
     "pack": "pack:pack",
     "predictions": "predictions:group",
     "serve": "serve:serve",

@@ -156,8 +156,14 @@ class Comparison:
 
 
 def _public(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    names = {"old": "from", "new": "to", "refused_by_old": "refused_by_from", "refused_by_new": "refused_by_to"}
-    return {names.get(name, name): value.isoformat() if isinstance(value, datetime) else value for name, value in pairs}
+    return {public_name(name): value.isoformat() if isinstance(value, datetime) else value for name, value in pairs}
+
+
+def public_name(name: str) -> str:
+    """Give what a field is called in the public form."""
+    return {"old": "from", "new": "to", "refused_by_old": "refused_by_from", "refused_by_new": "refused_by_to"}.get(
+        name, name
+    )
 
 
 def lines(found: Comparison) -> list[str]:

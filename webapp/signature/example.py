@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from webapp.signature import Feature, Signature, Value
@@ -13,6 +14,18 @@ STRANGE_NUMBER = -987_654_321.25
 
 def made_up(feature: Feature) -> Value:
     """Give a value of one feature: of the allowed or seen ones the first, else the middle of its range."""
+    value = _typical(feature)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    # A person may have ruled out what was seen.
+    low, high = feature.minimum, feature.maximum
+    if feature.kind == "integer":
+        low, high = low if low is None else math.ceil(low), high if high is None else math.floor(high)
+    least = value if low is None else max(value, float(low))
+    return least if high is None else min(least, float(high))
+
+
+def _typical(feature: Feature) -> Value:
     for values in (feature.allowed, feature.observed_values):
         if values:
             return values[0]
