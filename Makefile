@@ -31,7 +31,7 @@ cluster: setup ## Serve the demo by three replicas behind nginx, with PostgreSQL
 
 # Where statements differ most between SQLite and PostgreSQL: a minute of the whole suite.
 ON_POSTGRES := $(wildcard $(patsubst %,tests/test_%*.py,\
-	activation alerts counts drift_report erasure exports feedback jobs keys migrations predictions quality_report registry retention \
+	activation alerts counts drift_report erasure exports feedback jobs keys migrations predictions quality_report refusals registry retention \
 	search traffic uploads users webhooks))
 
 test: setup ## Run all tests, in a real browser too

@@ -32,8 +32,11 @@ from webapp.errors import Conflict, Invalid, NotFound
 from webapp.jobs import LEASE, MOST_ATTEMPTS, Chunk, Done, Order, Progress
 from webapp.log_writer import LogWriter
 from webapp.predictions.log import Prediction
+from webapp.predictions.refusals import HourlyRefusals
 from webapp.serving.predictor import assemble
 from webapp.signature.learn import learn
+from webapp.signature.refused import UNKNOWN
+from webapp.storage import Folder
 from webapp.web import Parts
 from webapp.worker.batches import Worker
 
@@ -627,6 +630,30 @@ def test_a_chunk_that_is_computed_again_after_a_crash_is_logged_once(
     assert Worker(parts, "another-host").work_once()
     assert len(results(parts, job_id)) == 3
     assert [row.id for row in logged(parts)] == [f"{job_id}-{row}" for row in range(3)]
+
+
+def refused(parts: Parts) -> list[tuple[int, int, int, dict[str, dict[str, int]]]]:
+    """Give what was counted of refusals, by version."""
+    with parts.database.reading() as session:
+        return [(row.version, row.asked, row.refused, row.fields) for row in session.scalars(sa.select(HourlyRefusals))]
+
+
+def test_rows_that_are_refused_are_counted_with_their_chunk_once(
+    worker: Worker, parts: Parts, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = send(parts, [{"age": 20}, {"age": "x"}, {"age": None, "name": "y"}])
+    with monkeypatch.context() as patch:
+        # The attempt ends between the log and the results.
+        patch.setattr(Folder, "put", lambda *_: (_ for _ in ()).throw(OSError))
+        worker.work_once()
+    assert refused(parts) == []
+    clock.wait(LEASE + SECOND)
+    assert worker.work_once()
+    assert progress(parts.database, job_id).failed == 2
+    (counted,) = refused(parts)
+    assert counted[:3] == (1, 2, 2)
+    assert counted[3]["age"]["not_a_number"] == 1
+    assert counted[3][UNKNOWN] == {"unknown_field": 1}
 
 
 def test_a_full_spool_makes_the_worker_wait_and_costs_the_job_no_attempt(

@@ -17,8 +17,9 @@ from webapp.batches import receiving, results_name
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.jobs import Chunk, Job, Order
-from webapp.predictions import log, traffic
+from webapp.predictions import log, refusals, traffic
 from webapp.predictions.log import Prediction
+from webapp.signature.refused import Tally
 from webapp.storage import Folder
 from webapp.web import Parts
 from webapp.worker import removal
@@ -75,6 +76,18 @@ def batches(parts: Parts) -> set[str]:
         chunks = set(session.scalars(sa.select(Chunk.job_id)))
         assert chunks == set(session.scalars(sa.select(Job.id)))
         return chunks
+
+
+def test_counts_of_refusals_stay_when_predictions_go(parts: Parts) -> None:
+    predict(parts, DAYS + 1)
+    with parts.database.transaction() as session:
+        refusals.count(session, "churn", 3, ago(DAYS + 1), Tally(5, 1, {"age": {"required": 1}}))
+    while Remover(parts, HOST).look():
+        pass
+    assert predictions(parts) == set()
+    with parts.database.reading() as session:
+        (tally,) = refusals.by_day(session, "churn", ago(DAYS + 3), ago(DAYS)).values()
+    assert (tally.refused, tally.fields) == (1, {"age": {"required": 1}})
 
 
 def test_predictions_go_when_they_are_too_old_and_what_is_counted_of_them_stays(parts: Parts) -> None:

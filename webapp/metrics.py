@@ -146,7 +146,7 @@ EXPIRED = Counter(
 )
 DRIFTED = Gauge(
     "modelport_drift_features_alarming",
-    "Inputs and outputs of the active version that had drifted on the last day that was decided about.",
+    "What of the active version had drifted on the last day that was decided about: inputs, outputs, refused rows.",
     ["model"],
     multiprocess_mode="mostrecent",
     registry=REGISTRY,

@@ -15,7 +15,7 @@ from webapp import alerts, fleet, jobs, keys, registry
 from webapp.alerts import Found, rounds
 from webapp.db import Database, Session, now
 from webapp.errors import Refusal
-from webapp.monitoring import drift_report, quality_report
+from webapp.monitoring import drift_report, quality_report, refusal_report
 from webapp.monitoring.drift_report import DriftDecision
 from webapp.predictions import traffic
 from webapp.predictions.traffic import DAY, HOUR, Total, beginning
@@ -169,17 +169,23 @@ def _lasting(days: list[DriftDecision]) -> list[dict[str, Any]]:
 
 
 def _drift(model: str, number: int, day: DriftDecision, finding: dict[str, Any]) -> Found:
-    sources = finding["sources"]
-    whose = f" {min(sources[0]['part'], 1):.0%} of the change comes from key {sources[0]['key_id']}." if sources else ""
-    kind = "" if finding["role"] == "input" else f" ({finding['role']})"
     return Found(
         "drift",
-        f"“{finding['name']}”{kind} of {model} v{number} has drifted: a {finding['severity']} change.{whose}",
+        _sentence(f"{model} v{number}", finding),
         "critical" if finding["severity"] == "major" else "warning",
         model=model,
         subject=f"v{number} {finding['id']}",
         details={"day": f"{day.day:%Y-%m-%d}", "shift": round(finding["effect"], 3), "predictions": day.rows},
     )
+
+
+def _sentence(version: str, finding: dict[str, Any]) -> str:
+    if finding.get("refused"):
+        return f"{version}: {refusal_report.in_words(refusal_report.from_dict(finding['refused']))}."
+    sources = finding["sources"]
+    whose = f" {min(sources[0]['part'], 1):.0%} of the change comes from key {sources[0]['key_id']}." if sources else ""
+    kind = "" if finding["role"] == "input" else f" ({finding['role']})"
+    return f"“{finding['name']}”{kind} of {version} has drifted: a {finding['severity']} change.{whose}"
 
 
 def degraded(session: Session, _moment: datetime) -> list[Found]:

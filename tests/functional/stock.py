@@ -31,9 +31,10 @@ from webapp.audit import Actor
 from webapp.db import Database, Session
 from webapp.intake import Upload
 from webapp.monitoring import drift_report
-from webapp.predictions import exports, log
+from webapp.predictions import exports, log, refusals
 from webapp.predictions.search import Wanted
 from webapp.signature import from_dict
+from webapp.signature.refused import Tally
 from webapp.uploads import Desk, Wish
 from webapp.webhooks import deliveries
 
@@ -235,6 +236,13 @@ class Stock:
         ]
         with self.session() as session:
             log.insert(session, log.Piece("another", "yesterday", made, 1))
+            reasons = {
+                "city": {"not_allowed": 30},
+                "(unknown field)": {"unknown_field": 9},
+                NUMBER: {"not_a_number": 9},
+            }
+            refusals.count(session, MODEL, 1, yesterday - drift_report.DAY, Tally(500, 1, reasons))
+            refusals.count(session, MODEL, 1, yesterday, Tally(90, 40, reasons))
             drift_report.decide(session, MODEL, 1, yesterday, drift_report.Terms())
 
     def alerts(self, key_id: str) -> dict[str, list[dict[str, Any]]]:
@@ -337,7 +345,12 @@ def _examples(key_id: str, predictions: list[str], uploaded: list[str], token: s
     versions = [{"name": name, "number": number} for name in (MODEL, TEXTS) for number in (1, 2)]
     version = "/admin/models/<name>/versions/<int:number>"
     return {
-        "/admin/drift": [{}, {"version": f"{MODEL} v1", "shown": "input:city"}, {"model": MODEL, "day": "2026-01-01"}],
+        "/admin/drift": [
+            {},
+            {"version": f"{MODEL} v1", "shown": "input:city"},
+            {"shown": "refused:rows"},
+            {"model": MODEL, "day": "2026-01-01"},
+        ],
         "/admin/keys/<key_id>": [{"key_id": key_id}],
         "/admin/keys/<key_id>/revoke": [{"key_id": key_id}],
         "/admin/models/<name>": [{"name": MODEL}, {"name": TEXTS}],

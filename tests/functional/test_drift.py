@@ -29,6 +29,17 @@ def test_the_alarm_comes_on_the_day_of_the_change_and_names_who_brought_it(told:
     assert story["part"] > 0.8
 
 
+def test_what_is_refused_and_never_logged_is_an_alarm_of_its_own(told: tuple[Server, dict[str, Any]]) -> None:
+    server, _ = told
+    (version,) = server.cli("drift", "run")["versions"]
+    assert "refused:rows" in version["drifted"]
+    refused = version["refused"]
+    assert (refused["asked"], refused["refused"], refused["drifted"]) == (541, 41, True)
+    assert refused["share_before"] < 0.003
+    assert refused["reasons"][0]["field"] == "age"
+    assert refused["reasons"][0]["code"] == "out_of_bounds"
+
+
 def test_it_is_played_once(told: tuple[Server, dict[str, Any]]) -> None:
     server, _ = told
     with pytest.raises(Refused) as refused:
@@ -60,6 +71,7 @@ def test_page_and_api_tell_the_same(told: tuple[Server, dict[str, Any]]) -> None
         assert found["drifted"] == ["input:income"]
         assert found["findings"][0]["name"] == "income"
         assert {each["name"] for each in found["described"]} == {"age", "income", "credit_score"}
+        assert (found["refused"]["refused"], found["refused"]["drifted"], found["new_values"]) == (1, False, {})
         week = server.get(f"/models/credit-risk/drift?since={day}", key).json()
         assert "input:income" in week["drifted"]
         raised = eventually(lambda: server.get("/alerts?state=open", key).json()["alerts"])
@@ -81,6 +93,9 @@ def test_page_and_api_tell_the_same(told: tuple[Server, dict[str, Any]]) -> None
             page.goto(f"/admin/drift?day={day}")
             expect(page.get_by_text("of the change comes from the key partner-broker")).to_be_visible()
             expect(page.get_by_role("row", name="income").last).to_be_visible()
+            page.goto("/admin/drift?shown=refused:rows")
+            expect(page.get_by_text("7.6 % of 541 rows were refused (0.2 % on the days before)")).to_be_visible()
+            expect(page.get_by_role("link", name="Alert of refused rows")).to_be_visible()
             # Whoever only looks may not choose what is compared with.
             expect(page.get_by_role("button", name="Compare with this time")).to_have_count(0)
     finally:

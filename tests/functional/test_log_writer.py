@@ -19,6 +19,7 @@ from webapp import faults
 LOG_POINTS = ("log.inserted", "log.committed", "log.removed")
 GOOD = {"age": 35, "income": 52000, "credit_score": 690}
 COUNTS = "SELECT hour, rows, counts FROM hourly_counts ORDER BY hour"
+REFUSALS = "SELECT hour, asked, refused, fields FROM hourly_refusals ORDER BY hour"
 
 
 def processes_of(server: Server, command: bytes) -> list[int]:
@@ -42,6 +43,15 @@ def predict(server: Server, key: str, rows: int, age: int) -> list[str]:
     return [each["prediction_id"] for each in answer.json()["predictions"]]
 
 
+def be_refused(server: Server, key: str, rows: int) -> None:
+    """Ask for many rows at once, each of which is refused."""
+    assert server.post("/predict", {"instances": [{**GOOD, "age": 7}] * rows}, key).status_code == 422
+
+
+def refused(server: Server) -> int:
+    return sum(row[2] for row in server.rows(REFUSALS))
+
+
 def logged(server: Server) -> list[str]:
     return [row[0] for row in server.rows("SELECT id FROM predictions")]
 
@@ -50,8 +60,11 @@ def check_counts(server: Server) -> None:
     """What was counted while all this happened is what the log holds, bit for bit."""
     before = server.rows(COUNTS)
     assert sum(row[1] for row in before) == len(logged(server))
+    told = server.rows(REFUSALS)
     server.cli("drift", "rebuild")
     assert server.rows(COUNTS) == before
+    # What was refused is not in the log: it cannot be counted again, and stays.
+    assert server.rows(REFUSALS) == told
 
 
 def is_up(server: Server) -> bool:
@@ -73,6 +86,7 @@ def test_whatever_step_it_is_killed_at_each_answer_is_logged_and_counted_once(
     for number, point in enumerate(LOG_POINTS):
         (tmp_path / point).touch()
         answered += predict(server, key, 2500, 40 + number)
+        be_refused(server, key, 100)
         if point == "log.removed":
             # The segments of web workers that are gone are complete, and go when they are in the log.
             for pid in processes_of(server, b"gunicorn"):
@@ -81,5 +95,7 @@ def test_whatever_step_it_is_killed_at_each_answer_is_logged_and_counted_once(
         eventually(lambda: is_up(server))
     eventually(lambda: len(logged(server)) >= len(answered))
     assert sorted(logged(server)) == sorted(answered)
+    eventually(lambda: refused(server) >= 300)
+    assert refused(server) == 300
     server.stop()
     check_counts(server)

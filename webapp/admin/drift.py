@@ -1,33 +1,38 @@
-"""Page of drift: whether what a version is asked and answers is still what its reference had."""
+"""Page of drift: whether what a version is asked and answered is still what its reference had."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import keys, registry, web
+from webapp import alerts, keys, registry, web
 from webapp.admin.guard import actor, blueprint, needs
 from webapp.admin.pages import page
+from webapp.admin.predictions import MOST_EXPORTED
+from webapp.alerts import Alert
 from webapp.db import Session, now
 from webapp.drift import layout
 from webapp.drift.bins import Counts
 from webapp.errors import Invalid
-from webapp.monitoring import description, drift_report, references
+from webapp.monitoring import description, drift_report, new_values, references, refusal_report
 from webapp.monitoring.description import Description
 from webapp.monitoring.drift_report import DriftDecision, Finding, Report
-from webapp.predictions import counts
-from webapp.predictions.counts import DriftReference
-from webapp.predictions.traffic import DAY, beginning
+from webapp.monitoring.new_values import NewValue
+from webapp.predictions import counts, traffic
+from webapp.predictions.counts import FIRST_ROWS, DriftReference
+from webapp.predictions.traffic import DAY, EPOCH, beginning
+from webapp.registry import Version
 
 door: Blueprint = blueprint("drift")
 
 SHOWN_DAYS = 14
-MOST_LABELS = 4
+MAJOR = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,21 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """A version that is not counted yet; one without a reference is compared with what it predicts first."""
+
+    name: str
+    number: int
+    has_reference: bool
+    made: int
+
+    @property
+    def left(self) -> int:
+        """How many predictions are missing."""
+        return max(FIRST_ROWS - self.made, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """A cell of a variable: its name, and its shares of the reference and of the time, in percent."""
 
@@ -50,19 +70,63 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Day:
+    """What was decided about a variable on a day."""
+
+    effect: float
+    drifted: bool
+    detectable: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
-    """A variable over the last days: its effect on each, and whether it had drifted; None where nothing was decided."""
+    """A variable over the last days; None where nothing was decided."""
 
     id: str
     name: str
-    days: list[tuple[float, bool] | None]
+    days: list[Day | None]
+
+    @property
+    def _effects(self) -> list[float | None]:
+        return [each.effect if each else None for each in self.days]
 
     @property
     def points(self) -> str:
-        """Draw it."""
-        effects = [each[0] if each else 0.0 for each in self.days]
-        step, top = 100 / max(len(effects) - 1, 1), max(*effects, 0.25)
-        return " ".join(f"{number * step:.1f},{19 - 18 * each / top:.1f}" for number, each in enumerate(effects))
+        """Draw it small."""
+        return " ".join(f"{x:.1f},{1 + 0.18 * y:.1f}" for x, y in self._places(self._effects))
+
+    @property
+    def top(self) -> float:
+        """Where its drawing ends."""
+        known = [each for each in self.days if each]
+        return max([MAJOR, *(each.effect for each in known), *(each.detectable or 0 for each in known)])
+
+    @property
+    def path(self) -> str:
+        """Draw it, with a gap where nothing was decided."""
+        return self._path(self._effects)
+
+    @property
+    def seen(self) -> str:
+        """Draw from where on a shift would have been found."""
+        return self._path([each.detectable if each else None for each in self.days])
+
+    def height(self, value: float) -> float:
+        """Say where a value lies, from the top."""
+        return round(100 - 100 * value / self.top, 2)
+
+    def _places(self, values: list[float | None]) -> list[tuple[float, float]]:
+        step = 100 / max(len(values) - 1, 1)
+        return [(number * step, self.height(value or 0.0)) for number, value in enumerate(values)]
+
+    def _path(self, values: list[float | None]) -> str:
+        places = self._places(values)
+        pairs = pairwise(zip(values, places, strict=True))
+        lines = [f"M{a[0]:.1f} {a[1]}L{b[0]:.1f} {b[1]}" for (one, a), (two, b) in pairs if None not in {one, two}]
+        # One day alone is a short stroke.
+        return "".join(lines) or "".join(
+            f"M{x:.1f} {y}h2" for value, (x, y) in zip(values, places, strict=True) if value is not None
+        )
 
 
 @door.get("/drift")
@@ -79,21 +143,23 @@ def _shown(errors: Mapping[str, str] | None = None) -> Response:
         active = {(model.name, model.active_number) for model in registry.all_models(session)}
         counted = sorted(counts.counted(session))
         facts = _facts(session, _asked(counted, active), days, today) if counted else {}
-    waiting = sorted((name, number) for name, number in active if number and (name, number) not in counted)
+        missing = sorted((name, number) for name, number in active if number and (name, number) not in counted)
+        waiting = [_waiting(session, name, number) for name, number in missing]
     if not counted:
-        return page("drift/none.html", waiting=waiting, models=active)
+        return page("drift/none.html", waiting=waiting, models=active, first_rows=FIRST_ROWS)
     status, typed = 422 if errors else 200, request.form
-    return page(
-        "drift/show.html",
-        status,
-        errors=errors or {},
-        typed=typed,
-        counted=counted,
-        waiting=waiting,
-        today=today,
-        days=days,
-        **facts,
-    )
+    shown = {"counted": counted, "waiting": waiting, "active": dict(active), "today": today, "days": days}
+    return page("drift/show.html", status, errors=errors or {}, typed=typed, first_rows=FIRST_ROWS, **shown, **facts)
+
+
+def _waiting(session: Session, name: str, number: int) -> Waiting:
+    version = _registered(session, name, number)
+    made = traffic.by_version(session, name, EPOCH).get(number, 0)
+    return Waiting(name, number, version.reference is not None, made)
+
+
+def _registered(session: Session, name: str, number: int) -> Version:
+    return registry.get_version(session, registry.get_model(session, name), number)
 
 
 def _facts(session: Session, which: tuple[str, int], days: list[datetime], today: datetime) -> dict[str, Any]:
@@ -103,16 +169,24 @@ def _facts(session: Session, which: tuple[str, int], days: list[datetime], today
     reference = references.get(session, *which)
     found = drift_report.of_day(session, *which, asked.day, terms)
     finding = next((each for each in found.findings if each.id == asked.shown), found.findings[0])
+    lines = _lines(found, decided, days)
     return {
         "asked": asked,
         "terms": terms,
         "reference": reference,
         "found": found,
         "finding": finding,
-        "lines": _lines(found, decided, days),
-        "cells": _cells(session, reference, found, finding),
-        "described": _described(session, asked, found, finding),
+        "lines": lines,
+        "line": next(each for each in lines if each.id == finding.id),
+        "cells": [] if finding.refused else _cells(session, reference, found, finding),
         "names": keys.names(session, {each.key_id for one in found.findings for each in one.sources}),
+        "said": refusal_report.said,
+        "switched": _switched(session, asked.model, days),
+        "late": drift_report.late(session, *which),
+        "alerts": _alerts(session, which),
+        "percentiles": description.PERCENTILES,
+        "most_exported": MOST_EXPORTED,
+        **_read(session, reference, found, finding),
     }
 
 
@@ -135,11 +209,13 @@ def _day(usual: datetime) -> datetime:
 
 
 def _lines(found: Report, decided: list[DriftDecision], days: list[datetime]) -> list[Line]:
-    by_day = {each.day: ({one["id"]: one["effect"] for one in each.findings}, set(each.drifted)) for each in decided}
+    by_day = {each.day: ({one["id"]: one for one in each.findings}, set(each.drifted)) for each in decided}
 
-    def of(finding: Finding, day: datetime) -> tuple[float, bool] | None:
-        effects, drifted = by_day.get(day, ({}, set()))
-        return (effects[finding.id], finding.id in drifted) if finding.id in effects else None
+    def of(finding: Finding, day: datetime) -> Day | None:
+        known, drifted = by_day.get(day, ({}, set()))
+        if finding.id not in known:
+            return None
+        return Day(known[finding.id]["effect"], finding.id in drifted, known[finding.id]["detectable"])
 
     return [Line(each.id, each.name, [of(each, day) for day in days]) for each in found.findings]
 
@@ -162,12 +238,33 @@ def _percent(of: Counts) -> list[float]:
     return shares
 
 
-def _described(session: Session, asked: Asked, found: Report, finding: Finding) -> Description | None:
-    version = registry.get_version(session, registry.get_model(session, asked.model), asked.version)
-    if finding.role != "input" or finding.name not in description.numbers_of(version):
-        return None
-    store = web.parts().artifacts
-    return next(iter(description.describe(session, store, version, [finding.name], found.since, found.until)), None)
+def _switched(session: Session, name: str, days: list[datetime]) -> dict[datetime, int]:
+    """Give the days on which another version of a model became active, and the last one that did."""
+    history = registry.history(session, registry.get_model(session, name))
+    return {beginning(each.at, DAY): each.to_number for each in history if days[0] <= each.at < days[-1] + DAY}
+
+
+def _alerts(session: Session, which: tuple[str, int]) -> dict[str, Alert]:
+    """Give the alerts of a version that are so now, by what has drifted."""
+    model, number = which
+    beginning_of = f"v{number} "
+    found = alerts.standing(session, "drift", model)
+    return {each.subject.removeprefix(beginning_of): each for each in found if each.subject.startswith(beginning_of)}
+
+
+def _read(session: Session, reference: DriftReference, found: Report, finding: Finding) -> dict[str, Any]:
+    """Read from the log what counts do not know: a number's percentiles, and new values by their names."""
+    version = _registered(session, found.model, found.version)
+    is_number = finding.role == "input" and finding.name in description.numbers_of(version)
+    new = {each.id for each in found.findings if each.new}
+    described: list[Description] = []
+    named: dict[str, tuple[NewValue, ...]] = {}
+    if is_number or new:
+        newest = description.newest(session, found.model, found.version, found.since, found.until)
+        wanted = [finding.name] if is_number else []
+        described = description.describe(web.parts().artifacts, version, wanted, newest)
+        named = new_values.named(reference, newest, new)
+    return {"described": next(iter(described), None), "new_values": named, "most_read": description.MOST_ROWS}
 
 
 @door.post("/drift/compare-with")

@@ -258,6 +258,12 @@ def search(
     return list(session.scalars(chosen))
 
 
+def standing(session: Session, kind: str, model: str) -> list[Alert]:
+    """Give the alerts of a kind about a model that are so now, also those that a person has resolved."""
+    chosen = sa.select(Alert).where(Alert.kind == kind, Alert.model == model, Alert.ended_at.is_(None))
+    return list(session.scalars(chosen.order_by(Alert.id)))
+
+
 def check_state(state: str) -> None:
     """Raise `Invalid` unless an alert can be in this state."""
     if state not in STATES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ from webapp import registry, web
 from webapp.api import blueprint, requires
 from webapp.db import Session, now
 from webapp.errors import Invalid
-from webapp.monitoring import description, drift_report
+from webapp.monitoring import description, drift_report, new_values, references
 from webapp.monitoring.drift_report import Report
 from webapp.predictions.traffic import DAY, beginning
 from webapp.registry import Version
@@ -29,9 +30,15 @@ def drift(name: str) -> Response:
     with made.database.reading() as session:
         version = _version(session, name)
         found = _report(session, version)
-        names = description.numbers_of(version)
-        described = description.describe(session, made.artifacts, version, names, found.since, found.until)
-    return jsonify(found.as_dict() | {"described": [each.as_dict() for each in described]})
+        reference = references.get(session, name, version.number)
+        newest = description.newest(session, name, version.number, found.since, found.until)
+        described = description.describe(made.artifacts, version, description.numbers_of(version), newest)
+    named = new_values.named(reference, newest, {each.id for each in found.findings if each.new})
+    return jsonify(
+        found.as_dict()
+        | {"described": [each.as_dict() for each in described]}
+        | {"new_values": {name: [asdict(each) for each in values] for name, values in named.items()}}
+    )
 
 
 def _version(session: Session, name: str) -> Version:

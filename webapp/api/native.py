@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 
 from flask import Response, g, jsonify
 from flask.globals import app_ctx
@@ -12,12 +13,13 @@ from flask.globals import app_ctx
 from webapp import web
 from webapp.api import answering, asking, blueprint, requires
 from webapp.api.asking import Asked
-from webapp.errors import Conflict, Invalid, NotFound
+from webapp.errors import Conflict, Invalid, NotFound, Unavailable
 from webapp.keys import KeyRecord
 from webapp.metrics import PREDICTION_LATENCY, PREDICTIONS
 from webapp.predictions import log, truth
-from webapp.predictions.spool import Origin, Record, record
+from webapp.predictions.spool import Origin, Record, record, refusal
 from webapp.serving.loaded import Answer, LoadedVersion
+from webapp.signature import refused
 
 door = blueprint("native")
 
@@ -94,22 +96,44 @@ def _predict(model: str, number: int | None) -> Response:
     except Exception as error:
         outcome = "invalid" if isinstance(error, Invalid) else "error"
         PREDICTIONS.labels(version.model, version.shown, outcome).inc(count)
+        if isinstance(error, Invalid):
+            _note_refusal(loaded, asked, error)
         raise
-    share = made.settings.prediction_log
-    if share >= 1 or random.random() < share:  # noqa: S311 - a sample, not a secret
+    if _is_logged():
         made.spool.append(_records(loaded, asked, answers))
     PREDICTIONS.labels(version.model, version.shown, "success").inc(count)
     PREDICTION_LATENCY.observe(time.perf_counter() - notes.started)
     return answering.response(loaded, asked, answers)
 
 
+def _is_logged() -> bool:
+    """Whether this request is in the share of which the log has predictions, and refusals."""
+    share = web.parts().settings.prediction_log
+    return share >= 1 or random.random() < share  # noqa: S311 - a sample, not a secret
+
+
+def _note_refusal(loaded: LoadedVersion, asked: Asked, invalid: Invalid) -> None:
+    """Note how many rows were refused, by field and rule; those of test keys are tries."""
+    if app_ctx.g.key.test or not _is_logged():
+        return
+    found = refused.marks(invalid, asked.pointers, loaded.checker.names)
+    line = refusal(_origin(), loaded, refused.tally(len(asked.instances), found))
+    # Where it has no room the answer is the same: the caller is told what is wrong.
+    with suppress(Unavailable):
+        web.parts().spool.append([line])
+
+
 def _records(loaded: LoadedVersion, asked: Asked, answers: Sequence[Answer]) -> list[Record]:
+    origin = _origin()
+    return [record(origin, loaded, answer, given) for answer, given in zip(answers, asked.ids, strict=True)]
+
+
+def _origin() -> Origin:
     notes = app_ctx.g
-    origin = Origin(
+    return Origin(
         at=time.time(),
         key_id=notes.key.id,
         request_id=notes.request_id,
         source="test" if notes.key.test else "api",
         latency_seconds=round(time.perf_counter() - notes.started, 6),
     )
-    return [record(origin, loaded, answer, given) for answer, given in zip(answers, asked.ids, strict=True)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -15,6 +15,8 @@ from webapp.batches.reading import Rows
 from webapp.errors import Invalid, Problem
 from webapp.predictions.spool import Origin, encode, record
 from webapp.serving.loaded import Answer, LoadedVersion
+from webapp.signature import refused
+from webapp.signature.refused import Mark, Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Computed:
     failed_rows: int
     # Lines of the spool, for the rows that were answered.
     logged: bytes
+    # Why the others were not; of a batch whose rows are logged as predictions of a caller.
+    refused: Tally = field(default_factory=Tally)
 
 
 def compute(loaded: LoadedVersion, task: Task, content: bytes) -> Computed:
@@ -47,7 +51,8 @@ def compute(loaded: LoadedVersion, task: Task, content: bytes) -> Computed:
     outcomes = _outcomes(task, rows, loaded)
     lines = [line(_result(outcome, given)) for outcome, given in zip(outcomes, rows.ids, strict=True)]
     failed = sum(isinstance(outcome, Invalid) for outcome in outcomes)
-    return Computed(b"".join(lines), len(lines), failed, _logged(task, rows, loaded, outcomes))
+    logged, tally = _logged(task, rows, loaded, outcomes), _refused(task, loaded, outcomes)
+    return Computed(b"".join(lines), len(lines), failed, logged, tally)
 
 
 def _logged(task: Task, rows: Rows, loaded: LoadedVersion, outcomes: Sequence[Answer | Invalid]) -> bytes:
@@ -59,6 +64,16 @@ def _logged(task: Task, rows: Rows, loaded: LoadedVersion, outcomes: Sequence[An
         for outcome, given in zip(outcomes, rows.ids, strict=True)
         if isinstance(outcome, Answer)
     )
+
+
+def _refused(task: Task, loaded: LoadedVersion, outcomes: Sequence[Answer | Invalid]) -> Tally:
+    if task.source != "batch":
+        return Tally()
+    found: set[Mark] = set()
+    for number, outcome in enumerate(outcomes, task.first_row):
+        if isinstance(outcome, Invalid):
+            found |= refused.marks(outcome, [f"/instances/{number}"], loaded.checker.names)
+    return refused.tally(sum(isinstance(each, Invalid) for each in outcomes), found)
 
 
 def _outcomes(task: Task, rows: Rows, loaded: LoadedVersion) -> list[Answer | Invalid]:

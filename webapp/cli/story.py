@@ -1,4 +1,4 @@
-"""The demo's story: four weeks of two keys' traffic; one begins to send another unit, and the truth comes late."""
+"""The demo's story: four weeks of two keys' traffic; both begin to send another unit, and the truth comes late."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from webapp import feedback, keys
 from webapp.cli import Console, demo, first_call
 from webapp.cli.started import started
 from webapp.db import Session, now
-from webapp.errors import Conflict
+from webapp.errors import Conflict, Invalid
 from webapp.monitoring import drift_report
 from webapp.monitoring.drift_report import DriftDecision
 from webapp.monitoring.references import References
 from webapp.predictions import log, spool
 from webapp.predictions.traffic import DAY, beginning
 from webapp.serving.loaded import LoadedVersion
+from webapp.signature import refused
+from webapp.signature.refused import Mark
 from webapp.web import Parts
 
 DAYS, CHANGED_DAYS = 28, 7
@@ -28,6 +30,8 @@ HOST = "demo"
 APP, BROKER = "mobile-app", "partner-broker"
 ROWS_A_DAY = {APP: 300, BROKER: 200}
 CHANGED_AT = timedelta(hours=14, minutes=5)
+# The first sends some ages in months on the last days, which the model refuses; a few rows lack something on any day.
+MONTHS_DAYS, IN_MONTHS, INCOMPLETE = 2, 40, 1
 # The truth is told some days later, and not of all.
 LABEL_DAYS, LABELLED = 5, 0.7
 
@@ -59,6 +63,7 @@ class Told:
         return (
             f"{self.predictions:,} predictions and {self.outcomes:,} outcomes of {DAYS} days are in the log.\n"
             f"From {self.changed_at} on, {BROKER} sent incomes in thousands. {noticed}\n"
+            f"On the last {MONTHS_DAYS} days {APP} sent some ages in months, which are refused and never logged.\n"
             "See /admin/drift and /admin/quality."
         )
 
@@ -93,14 +98,14 @@ def _played(parts: Parts, key_ids: dict[str, str]) -> Told:
             log.forget(session, HOST, [f"story-{number}"])
             for key_id, told in items.items():
                 outcomes += feedback.counted(feedback.take(session, key_id, told))["accepted"]
-        predictions += len(records)
+        predictions += sum(not spool.is_refusal(each) for each in records)
     return _told(parts, loaded, days, changed_at, predictions, outcomes)
 
 
 def _day(
     loaded: LoadedVersion, key_ids: dict[str, str], day: datetime, number: int, changed_at: datetime
 ) -> tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Give the records of a day, and by key what is told of them later."""
+    """Give the records of a day with what was refused on it, and by key what is told of them later."""
     records: list[dict[str, Any]] = []
     items: dict[str, list[dict[str, Any]]] = {}
     for position, (name, count) in enumerate(ROWS_A_DAY.items()):
@@ -118,7 +123,24 @@ def _day(
             for record, at, outcome, luck in truths
             if luck < LABELLED and at + LABEL_DAYS * DAY < now()
         ]
+    people, _ = demo.rows(IN_MONTHS, number)
+    in_months = [{**each, "age": each["age"] * 12} for each in people.to_dict("records")]
+    records.append(_refusal(loaded, key_ids[APP], day, [{"age": 35}] * INCOMPLETE))
+    if number >= DAYS - MONTHS_DAYS:
+        records.append(_refusal(loaded, key_ids[APP], day, in_months))
     return records, items
+
+
+def _refusal(loaded: LoadedVersion, key_id: str, day: datetime, instances: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+    """Ask for rows that are refused; give what is noted of that."""
+    pointers = [f"/instances/{number}" for number in range(len(instances))]
+    marks: set[Mark] = set()
+    try:
+        loaded.predict(instances, pointers, pointers)
+    except Invalid as invalid:
+        marks = refused.marks(invalid, pointers, loaded.checker.names)
+    origin = spool.Origin((day + DAY / 2).timestamp(), key_id, "story", "api", 0.001)
+    return dict(spool.refusal(origin, loaded, refused.tally(len(instances), marks)))
 
 
 def _in_thousands(instance: dict[Any, Any]) -> dict[Any, Any]:

@@ -143,6 +143,50 @@ def _detectable(degrees: int, size: float, *, tolerance: float, level: float) ->
     return float(optimize.brentq(surplus, tolerance, high, xtol=1e-4))
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A part of some rows."""
+
+    part: int
+    rows: int
+
+    @property
+    def value(self) -> float:
+        """How much of all it is, from 0 to 1."""
+        return self.part / self.rows if self.rows else 0.0
+
+    @property
+    def angle(self) -> float:
+        """Its place on a scale on which chance is the same everywhere: one over the root of the number of rows."""
+        return float(2 * np.arcsin(np.sqrt(self.value)))
+
+
+def grown(
+    before: Share,
+    here: Share,
+    *,
+    tolerance: float = TOLERANCE,
+    dispersion: float = 1.0,
+    level: float = ALARMS_PER_YEAR / 365,
+) -> Comparison:
+    """Compare a share with what it was: whether it grew by more than is tolerated. That it shrank is no drift.
+
+    The square of a difference of angles is to a share what the effect is to counts, so the tolerance is the same one:
+    from 0 to 0.5 % is tolerated, from 1 to 2.9 %, from 20 to 26 %.
+    """
+    if not here.rows or not before.rows:
+        return Comparison(here.rows, before.rows, 1, 0.0, 0.0, None, None)
+    chance = 1 / here.rows + 1 / before.rows
+    difference = here.angle - before.angle
+    effect = max(0.0, difference**2 - chance) if difference > 0 else 0.0
+    spread = float(np.sqrt(chance * dispersion))
+    statistic = (difference - float(np.sqrt(tolerance))) / spread
+    if min(here.rows, before.rows) < FEWEST_ROWS:
+        return Comparison(here.rows, before.rows, 1, statistic, effect, None, None)
+    seen = float(np.sqrt(tolerance)) + spread * float(stats.norm.isf(level) + stats.norm.ppf(POWER))
+    return Comparison(here.rows, before.rows, 1, statistic, effect, float(stats.norm.sf(statistic)), seen**2)
+
+
 def alarms(p_by_name: Mapping[str, float | None], level: float) -> set[str]:
     """Give those that have drifted, by Holm's procedure: no more than one false alarm in 1/`level` looks at all."""
     tested = sorted((p, name) for name, p in p_by_name.items() if p is not None)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from webapp import signature
 from webapp.artifacts import ArtifactStore
+from webapp.drift.layout import Record
 from webapp.predictions import log
 from webapp.registry import Version
 from webapp.serving import sample
@@ -20,6 +21,7 @@ from webapp.serving import sample
 # The newest of the time, and the first of the reference.
 MOST_ROWS = 5000
 FEWEST_ROWS = 2
+PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class Values:
     deviation: float
     minimum: float
     maximum: float
+    # Each of `PERCENTILES`.
+    percentiles: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +55,23 @@ class Description:
         return asdict(self)
 
 
+def newest(session: Session, model: str, version: int, since: datetime, until: datetime) -> list[Record]:
+    """Give the newest predictions of a time, as many as are looked at."""
+    return list(log.records(session, model, version, since, until, MOST_ROWS))
+
+
 def numbers_of(version: Version) -> list[str]:
     """Name the inputs of a version that are numbers."""
     return [each.name for each in signature.from_dict(version.signature).features if each.kind in {"number", "integer"}]
 
 
 def describe(
-    session: Session, store: ArtifactStore, version: Version, names: Sequence[str], since: datetime, until: datetime
+    store: ArtifactStore, version: Version, names: Sequence[str], records: Sequence[Record]
 ) -> list[Description]:
-    """Describe inputs that are numbers; those that have no value in the time are left out."""
-    records = [
-        each["instance"] for each in log.records(session, version.model.name, version.number, since, until, MOST_ROWS)
-    ]
+    """Describe inputs that are numbers, as these records have them; those that have no value there are left out."""
+    instances = [each["instance"] for each in records]
     referenced = _referenced(store, version)
-    found = (_described(name, _numbers(records, name), _numbers(referenced, name)) for name in names)
+    found = (_described(name, _numbers(instances, name), _numbers(referenced, name)) for name in names)
     return [each for each in found if each is not None]
 
 
@@ -90,4 +97,6 @@ def _described(name: str, here: Sequence[float], reference: Sequence[float]) -> 
 
 def _values(numbers: Sequence[float]) -> Values:
     array = np.array(numbers)
-    return Values(len(array), float(array.mean()), float(array.std(ddof=1)), float(array.min()), float(array.max()))
+    ends = float(array.min()), float(array.max())
+    percentiles = tuple(np.percentile(array, PERCENTILES).tolist())
+    return Values(len(array), float(array.mean()), float(array.std(ddof=1)), *ends, percentiles)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime, time
-from typing import Any
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Any, Literal
 
 import numpy as np
 import sqlalchemy as sa
@@ -15,10 +15,11 @@ from webapp.config import Settings
 from webapp.db import Base, Moment, now
 from webapp.drift import layout, rule
 from webapp.drift.bins import ABOVE, BELOW, MISSING, NEW, Counts
-from webapp.drift.layout import Layout, Role, Variable
-from webapp.monitoring import attribution, references
+from webapp.drift.layout import Layout, Variable
+from webapp.monitoring import attribution, references, refusal_report
 from webapp.monitoring.attribution import Source
-from webapp.predictions import counts
+from webapp.monitoring.refusal_report import Place, Refused
+from webapp.predictions import counts, refusals
 from webapp.predictions.counts import DriftReference
 from webapp.predictions.traffic import DAY, beginning
 
@@ -29,6 +30,11 @@ WEEK_DAYS = 7
 CALIBRATING_DAYS, FEWEST_CALIBRATING = 30, 5
 # A day and the week that it ends are looked at: each spends half of the budget of false alarms.
 LOOKS_PER_YEAR = 2 * 365
+# What was refused is looked at as one more variable.
+REFUSED = "refused:rows"
+Role = Literal[layout.Role, "refused"]
+# A day is decided about within minutes of its end; hours later, something is wrong.
+LATE = timedelta(hours=2)
 # What can be asked for: the days before and after are there, too.
 FIRST_YEAR, LAST_YEAR = 1970, 9000
 
@@ -61,7 +67,7 @@ def read_day(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One input or output of a version in a time. Shares are of all rows, from 0 to 1."""
+    """One input or output of a version in a time, or its refusals. Shares are of all rows, from 0 to 1."""
 
     id: str
     role: Role
@@ -80,6 +86,8 @@ class Finding:
     days: int
     # Whose traffic the change comes from, where it was looked up.
     sources: tuple[Source, ...] = ()
+    # Of refusals: how many there were, and why.
+    refused: Refused | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Give the public form."""
@@ -108,10 +116,29 @@ class Report:
         """Whether there were enough rows to say anything."""
         return self.rows >= rule.FEWEST_ROWS
 
+    @property
+    def refused(self) -> Refused | None:
+        """What was refused; None where nothing was, here and before."""
+        return next((each.refused for each in self.findings if each.refused), None)
+
     def as_dict(self) -> dict[str, Any]:
         """Give the public form."""
         times = {"since": self.since.isoformat(), "until": self.until.isoformat()}
-        return asdict(self) | times | {"drifted": [each.id for each in self.drifted]}
+        findings = [_public(each) for each in self.findings if each.refused is None]
+        refused = next((_refusals(each) for each in self.findings if each.refused), None)
+        found = {"findings": findings, "drifted": [each.id for each in self.drifted], "refused": refused}
+        return asdict(self) | times | found
+
+
+def _public(finding: Finding) -> dict[str, Any]:
+    return {name: value for name, value in finding.as_dict().items() if name != "refused"}
+
+
+def _refusals(finding: Finding) -> dict[str, Any]:
+    """Give refusals with what was found of them: they are of rows, and not of values."""
+    found = ("drifted", "severity", "effect", "p", "detectable", "dispersion", "days")
+    assert finding.refused is not None, "it is of refusals"
+    return finding.refused.as_dict() | {name: getattr(finding, name) for name in found}
 
 
 class DriftDecision(Base):
@@ -138,8 +165,17 @@ class DriftDecision(Base):
 def report(session: Session, model: str, version: int, since: datetime, until: datetime, terms: Terms) -> Report:
     """Compare what a version predicted in a time with its reference. `NotFound` where there is none."""
     reference = references.get(session, model, version)
-    window = counts.between(session, reference, since, until)
-    return _report(session, reference, window, since, until, terms)
+    return _report(session, reference, _Time(counts.between(session, reference, since, until), since, until), terms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """A time and what it held; where there was little, more of it is looked at for what was refused, or less."""
+
+    window: Counts
+    since: datetime
+    until: datetime
+    refused_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,21 +223,59 @@ def _outside(shares: dict[str, float]) -> float:
     return shares.get(BELOW, 0.0) + shares.get(ABOVE, 0.0)
 
 
-def _report(
-    session: Session, reference: DriftReference, window: Counts, since: datetime, until: datetime, terms: Terms
-) -> Report:
-    beside = list(_beside(session, reference, window, since))
+def _report(session: Session, reference: DriftReference, asked: _Time, terms: Terms) -> Report:
+    beside = list(_beside(session, reference, asked.window, asked.since))
     results = [each.compared(terms) for each in beside]
+    refused = _refused(session, reference, asked, terms)
     p_by_id = {each.variable.id: result.p for each, result in zip(beside, results, strict=True)}
-    drifted = rule.alarms(p_by_id, terms.level)
+    drifted = rule.alarms(p_by_id | {each.id: each.p for each in refused}, terms.level)
     findings = [
-        each.finding(result, (until - since).days, drifted=each.variable.id in drifted)
-        for each, result in zip(beside, results, strict=True)
+        *(
+            each.finding(result, (asked.until - asked.since).days, drifted=each.variable.id in drifted)
+            for each, result in zip(beside, results, strict=True)
+        ),
+        *(replace(each, drifted=each.id in drifted) for each in refused),
     ]
     # Every variable is counted in every row.
     rows, reference_rows = results[0].rows, results[0].reference_rows
     ordered = tuple(sorted(findings, key=_order))
-    return Report(reference.model, reference.version, since, until, rows, reference_rows, ordered)
+    return Report(reference.model, reference.version, asked.since, asked.until, rows, reference_rows, ordered)
+
+
+def _refused(session: Session, reference: DriftReference, asked: _Time, terms: Terms) -> list[Finding]:
+    """Give what is found of refusals, nothing where there are none; whether they drifted is decided with the rest."""
+    since = asked.refused_since or asked.since
+    unwell = _unwell(session, reference.model, since - refusal_report.USUAL_DAYS * DAY)
+    beside = refusal_report.beside(session, reference, since, asked.until, unwell)
+    if beside is None:
+        return []
+    found = beside.compared(terms.tolerance, terms.level)
+    none = (0.0, 0.0)
+    return [
+        Finding(
+            REFUSED,
+            "refused",
+            "refused rows",
+            drifted=False,
+            severity=found.severity,
+            effect=found.effect,
+            p=found.p,
+            detectable=found.detectable,
+            dispersion=beside.dispersion,
+            missing=none,
+            outside=none,
+            new=0.0,
+            days=beside.days,
+            refused=beside.refused,
+        )
+    ]
+
+
+def _unwell(session: Session, model: str, since: datetime) -> set[Place]:
+    """Give the days of a model's versions on which more was refused than is usual."""
+    row = DriftDecision
+    chosen = sa.select(row.version, row.day, row.drifted).where(row.model == model, row.day >= since)
+    return {(version, day) for version, day, drifted in session.execute(chosen) if REFUSED in drifted}
 
 
 def _beside(session: Session, reference: DriftReference, window: Counts, since: datetime) -> Iterator[_Beside]:
@@ -236,18 +310,20 @@ def _by_variable(meant: Layout, days: Sequence[tuple[Counts, set[str]]]) -> Iter
 
 
 def decide(session: Session, model: str, version: int, day: datetime, terms: Terms) -> DriftDecision | None:
-    """Decide about a day that is over, once; None where it was decided before or the version did not predict."""
+    """Decide about a day that is over, once; None where it was decided before or the version was not asked."""
     reference = references.get(session, model, version)
     if session.get(DriftDecision, (model, version, day)) is not None:
         return None
     until = day + DAY
     by_day = counts.by_day(session, reference, until - MOST_DAYS * DAY, until)
-    if day not in by_day:
+    if day not in by_day and not refusals.days(session, model, version, day, until):
         return None
     since = _far_enough(by_day, reference, day)
-    found = _report(session, reference, _sum(by_day, since), since, until, terms)
+    asked_since = refusal_report.far_enough(session, reference, day, FEWEST_ROWS, MOST_DAYS)
+    found = _report(session, reference, _Time(_sum(by_day, reference, since), since, until, asked_since), terms)
     week = day - (WEEK_DAYS - 1) * DAY
-    over_week = _report(session, reference, _sum(by_day, week), week, until, terms) if since > week else found
+    whole = _Time(_sum(by_day, reference, week), week, until)
+    over_week = _report(session, reference, whole, terms) if since > week else found
     findings = _worse(found, over_week)
     drifted = sorted(each.id for each in findings if each.drifted)
     sources = attribution.sources(session, reference, since, until, drifted)
@@ -282,9 +358,9 @@ def _far_enough(by_day: dict[datetime, Counts], reference: DriftReference, day: 
     return since
 
 
-def _sum(by_day: dict[datetime, Counts], since: datetime) -> Counts:
-    total: Counts = np.sum([found for day, found in by_day.items() if day >= since], axis=0)
-    return total
+def _sum(by_day: dict[datetime, Counts], reference: DriftReference, since: datetime) -> Counts:
+    none = np.zeros(layout.from_json(reference.layout).width, dtype=np.int64)
+    return sum((found for day, found in by_day.items() if day >= since), none)
 
 
 def of_day(session: Session, model: str, version: int, day: datetime, terms: Terms) -> Report:
@@ -302,7 +378,8 @@ def of_day(session: Session, model: str, version: int, day: datetime, terms: Ter
 def _from_dict(document: dict[str, Any]) -> Finding:
     sources = tuple(Source(**each) for each in document["sources"])
     shares = {name: tuple(document[name]) for name in ("missing", "outside")}
-    return Finding(**{**document, **shares, "sources": sources})
+    refused = refusal_report.from_dict(document["refused"]) if document.get("refused") else None
+    return Finding(**{**document, **shares, "sources": sources, "refused": refused})
 
 
 def _order(finding: Finding) -> tuple[bool, float, str]:
@@ -310,12 +387,18 @@ def _order(finding: Finding) -> tuple[bool, float, str]:
 
 
 def undecided(session: Session, model: str, version: int, until: datetime) -> list[datetime]:
-    """Give the days before a moment, of the last month, that nobody has decided about though the version predicted."""
+    """Give the days before a moment, of the last month, that nobody has decided about though the version was asked."""
     today = beginning(until, DAY)
     since = today - MOST_DAYS * DAY
     row = DriftDecision
     known = sa.select(row.day).where(row.model == model, row.version == version, row.day >= since)
-    return sorted(counts.days(session, model, version, since, today) - set(session.scalars(known)))
+    asked = counts.days(session, model, version, since, today) | refusals.days(session, model, version, since, today)
+    return sorted(asked - set(session.scalars(known)))
+
+
+def late(session: Session, model: str, version: int) -> list[datetime]:
+    """Give the days that should have been decided about by now: nobody does so, or it does not keep up."""
+    return undecided(session, model, version, now() - LATE)
 
 
 def decisions(session: Session, model: str, version: int, since: datetime) -> list[DriftDecision]:

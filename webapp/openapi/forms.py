@@ -12,6 +12,7 @@ from typing import Any, Literal, Union
 from webapp import alerts, feedback, quality, registry, signature
 from webapp.api import asking, batch
 from webapp.monitoring import description, drift_report, quality_report
+from webapp.monitoring.new_values import NewValue
 from webapp.serving import compare
 from webapp.uploads import waiting
 
@@ -328,7 +329,12 @@ ALERT = record(
 )
 _DRIFT = of(drift_report.Report)
 DRIFT = record(
-    {**_DRIFT["properties"], "drifted": many(TEXT), "described": many(of(description.Description))},
+    {
+        **_DRIFT["properties"],
+        "drifted": many(TEXT),
+        "described": many(of(description.Description)),
+        "new_values": mapping(many(of(NewValue))),
+    },
 )
 _INTERVAL = record({"value": optional(NUMBER), "low": optional(NUMBER), "high": optional(NUMBER)})
 _BIN = record({"from": NUMBER, "to": NUMBER, "n": WHOLE, "said": optional(NUMBER), "true": _INTERVAL})

@@ -13,7 +13,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from webapp import db
 from webapp.db import Base, Moment
 from webapp.errors import NotFound
-from webapp.predictions import counts, traffic
+from webapp.predictions import counts, refusals, traffic
+from webapp.predictions.spool import is_refusal
 
 # Ids of callers that can be asked for; PostgreSQL cannot keep every text in an index. A query has to say it, too.
 CALLED = sa.text("length(client_id) <= 200")
@@ -83,7 +84,7 @@ class SpoolPosition(Base):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Records of one segment, and the offset behind the last of them."""
+    """Records of one segment, of predictions and of refusals, and the offset behind the last of them."""
 
     host: str
     segment: str
@@ -96,9 +97,10 @@ def insert(session: Session, piece: Piece) -> None:
 
     A record whose id is there already is the same prediction, sent again by a proxy or a resumed batch chunk.
     """
-    new = _insert_new(session, map(_row, piece.records))
+    new = _insert_new(session, (_row(each) for each in piece.records if not is_refusal(each)))
     traffic.count(session, new)
     counts.count(session, new)
+    refusals.count_lines(session, filter(is_refusal, piece.records))
     session.merge(SpoolPosition(host=piece.host, segment=piece.segment, offset=piece.offset))
 
 

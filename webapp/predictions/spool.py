@@ -24,6 +24,7 @@ import orjson
 
 from webapp.errors import Unavailable
 from webapp.serving.loaded import Answer, LoadedVersion
+from webapp.signature.refused import Tally
 
 LOG = logging.getLogger(__name__)
 SEGMENT_BYTES = 4 * 1024 * 1024
@@ -104,6 +105,17 @@ def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str
     if kept is not None:
         made["subject"] = kept.subject_of(answer.row, client_id)
     return made
+
+
+def refusal(origin: Origin, loaded: LoadedVersion, tally: Tally) -> Record:
+    """Give the line of one request that was refused for some of its instances; nothing of them stands in it."""
+    facts = {"asked": tally.asked, "refused": tally.refused, "fields": tally.fields}
+    return {"at": origin.at, "model": loaded.version.model, "version": loaded.version.number, **facts}
+
+
+def is_refusal(line: Record) -> bool:
+    """Tell what `refusal` made from a prediction."""
+    return "refused" in line
 
 
 class Spool:

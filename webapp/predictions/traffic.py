@@ -181,12 +181,18 @@ def hours(session: Session, model: str, version: int) -> dict[datetime, int]:
 
 
 def daily(
-    session: Session, model: str, since: datetime, *, without: Collection[str] = TRIALS
+    session: Session,
+    model: str,
+    since: datetime,
+    *,
+    until: datetime | None = None,
+    without: Collection[str] = TRIALS,
 ) -> dict[int, Counter[datetime]]:
-    """Give how many predictions each version of a model made on each day, in UTC."""
+    """Give how many predictions each version of a model made on each day, in UTC; up to the hour of `until`."""
+    ended = sa.true() if until is None else HourlyTraffic.hour < until
     found = session.execute(
         sa.select(HourlyTraffic.version, HourlyTraffic.hour, sa.func.sum(HourlyTraffic.predictions))
-        .where(HourlyTraffic.hour >= beginning(since, DAY), HourlyTraffic.source.not_in(without))
+        .where(HourlyTraffic.hour >= beginning(since, DAY), ended, HourlyTraffic.source.not_in(without))
         .where(HourlyTraffic.model == model)
         .group_by(HourlyTraffic.version, HourlyTraffic.hour)
     )

@@ -19,9 +19,10 @@ from webapp.alerts.rounds import Round
 from webapp.batches import Form, backends, receiving, results_name, rows_name
 from webapp.batches.backends import NotComputed
 from webapp.batches.computing import Computed, Task
-from webapp.db import Session
+from webapp.db import Session, now
 from webapp.errors import Refusal, Unavailable
 from webapp.jobs import Chunk, Job
+from webapp.predictions import refusals
 from webapp.predictions.exports import Export
 from webapp.uploads import waiting
 from webapp.web import Parts
@@ -161,16 +162,19 @@ class Worker(Loop):
                 raise Unavailable("batch_file_damaged", "The file of its rows is not what was stored.")  # noqa: TRY301 - one way to give back
             if computed.logged:
                 self._parts.spool.append_lines(computed.logged)
-            self._store(held.chunk, computed)
+            self._store(held, computed)
         except Exception as error:  # noqa: BLE001 - as above
             self._give_back(held.chunk, error)
 
-    def _store(self, chunk: Chunk, computed: Computed) -> None:
+    def _store(self, held: _Held, computed: Computed) -> None:
+        job, chunk = held.job, held.chunk
         name = results_name(chunk.job_id, chunk.number, chunk.attempts)
         self._storage.put(name, io.BytesIO(computed.results))
         faults.point("batch.computed")
         with self._parts.database.transaction() as session:
             stored = jobs.finish(session, chunk, self._owner, computed.failed_rows)
+            if stored and computed.refused.refused:
+                refusals.count(session, job.model, job.version, now(), computed.refused)
         # The rows are of no more use; where another attempt counts, the results of this one are not.
         with suppress(Refusal, OSError):
             self._storage.delete(rows_name(chunk.job_id, chunk.number) if stored else name)
