@@ -15,6 +15,10 @@ followTheme();
 dark.addEventListener("change", followTheme);
 new MutationObserver(followTheme).observe(html, { attributeFilter: ["data-bs-theme"] });
 
+// A page has one main landmark, and it is around this one.
+new MutationObserver(() => place.querySelector("main:not([role])")?.setAttribute("role", "group"))
+  .observe(place, { childList: true, subtree: true });
+
 SwaggerUIBundle({
   domNode: place,
   url: place.dataset.url,

@@ -165,7 +165,6 @@ ELSEWHERE = {
     "predictions/exports.py": "pages",
     "predictions/files.py": "exports",
     "exporting.py": "exports",
-    "monitoring/references.py": "pages",
     "worker": "what a worker notes of a job",
     "batches/reading.py": "errors of rows",
     "batches/backends.py": "what a worker notes of a job",
@@ -184,6 +183,7 @@ UNSAID = {
     "upload_files_damaged": "what became of an upload",
     "label_taken": "what became of an upload",
     "plan_is_allowed": "pages",
+    "too_few_predictions": "pages and commands",
     **dict.fromkeys(("snooze_unknown", "alert_ended", "alert_is_open", "alert_resolved", "unknown_alert"), "pages"),
     **dict.fromkeys(
         ("key_name_missing", "unknown_scope", "expiry_in_the_past", "rate_limit_unreadable", "unknown_key"), "pages"

@@ -19,7 +19,7 @@ AXE = Path(__file__).parent.parent / "vendor" / "axe-core@4.14.1" / "axe.min.js"
 # What axe looks at: WCAG 2.2 AA and what else is good practice; or only what depends on colours.
 RULES = ("wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice")
 # Swagger UI's own elements, as others published them: its colours are below the contrast that axe asks for, its select
-# has no name, and it has a second main landmark. What is said there is also in /openapi.json, and the page says so.
+# has no name. What is said there is also in /openapi.json, and the page says so.
 FOREIGN = "#reference"
 # Says on the console what the page's policy forbade, whoever hears it there.
 REPORT_VIOLATIONS = """

@@ -348,7 +348,7 @@ _WATCHING = {
         refusals(
             REGISTERED,
             STORE,
-            _codes(s404="unknown_version", s422="version_missing time_unusable date_unreadable"),
+            _codes(s404="unknown_version no_drift_reference", s422="version_missing time_unusable date_unreadable"),
         ),
         parameters=("of_version", "day", "since", "until"),
     ),
