@@ -27,7 +27,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tests import databases
 from tests.conftest import eventually
-from webapp import log_writer
+from webapp import log_writer, metrics
 from webapp.catalog import ServedVersion
 from webapp.config import Settings
 from webapp.db import Database
@@ -479,6 +479,11 @@ def test_hosts_with_one_database_keep_their_places_apart(
     assert ids(database) == ["r-0"]
 
 
+def passed_over(reason: str) -> float:
+    """Give how many lines were counted so."""
+    return metrics.REGISTRY.get_sample_value("modelport_log_passed_over_total", {"reason": reason}) or 0.0
+
+
 def segment_of(folder: Path, content: bytes, number: int = 0) -> Path:
     """Write a complete segment by hand."""
     folder.mkdir(exist_ok=True)
@@ -490,7 +495,9 @@ def segment_of(folder: Path, content: bytes, number: int = 0) -> Path:
 def test_a_torn_last_line_is_passed_over(folder: Path, writer: LogWriter, database: Database) -> None:
     torn = spool.encode(record(2))[:-20]
     segment = segment_of(folder, spool.encode(record(0)) + spool.encode(record(1)) + torn)
+    before = passed_over("torn")
     assert writer.drain() == 2
+    assert passed_over("torn") == before + 1
     assert ids(database) == ["r-0", "r-1"]
     assert not segment.exists()
 
@@ -524,7 +531,9 @@ def test_a_damaged_line_is_passed_over_and_the_rest_is_inserted(
     folder: Path, writer: LogWriter, database: Database, damaged: bytes
 ) -> None:
     segment_of(folder, spool.encode(record(0)) + damaged + spool.encode(record(1)) + spool.encode(record(2)))
+    before = passed_over("damaged")
     assert writer.drain() == 3
+    assert passed_over("damaged") == before + 1
     assert ids(database) == ["r-0", "r-1", "r-2"]
     assert list(folder.iterdir()) == []
 
@@ -541,7 +550,9 @@ def test_what_the_database_will_never_take_is_set_aside_and_the_rest_is_inserted
     line = b"%08x %b\n" % (zlib.crc32(b" " + text), b" " + text)
     lines = [spool.encode(record(number)) for number in range(7)]
     segment_of(folder, b"".join([*lines[:3], line, *lines[3:]]))
+    before = passed_over("refused")
     writer.drain()
+    assert passed_over("refused") == before + 1
     assert ids(database) == [f"r-{number}" for number in range(7)]
     assert "log.refused_line" in caplog.messages
     (kept,) = folder.iterdir()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import eventually
 from webapp import supervisor
+from webapp.errors import Unavailable
 from webapp.supervisor import Child
 
 # Says that it began, then stays.
@@ -81,3 +82,27 @@ def test_one_that_was_never_started_holds_up_no_stop(watched: Watched) -> None:
     watched.end()
     assert watched.later.process is None
     assert watched.web.ended()
+
+
+def times_started(program: str, most: int) -> int:
+    """Start a process again whenever it has ended; give how often that was until it is given up, or the most."""
+    child = Child("short-lived", [sys.executable, "-c", program])
+    child.start()
+    for times in range(1, most):
+        assert child.process is not None
+        child.process.wait()
+        child.pause_seconds = 0.0
+        try:
+            child.again()
+        except Unavailable:
+            return times
+    supervisor._end([child])
+    return most
+
+
+def test_one_that_ends_by_itself_right_after_each_start_is_given_up() -> None:
+    assert times_started("raise SystemExit(1)", 20) == supervisor.MOST_FIRST_STARTS
+
+
+def test_one_that_is_killed_right_after_each_start_is_started_again_all_the_same() -> None:
+    assert times_started("import os; os.kill(os.getpid(), 9)", 12) == 12

@@ -13,6 +13,7 @@ import alembic.command
 import alembic.config
 import alembic.migration
 import alembic.script
+import psycopg.errors
 import sqlalchemy as sa
 import sqlalchemy.exc
 from sqlalchemy import event
@@ -21,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.orm import Session as Session  # noqa: PLC0414 - the doors name the type, and nothing else of SQL
 
 from webapp.config import shipped
-from webapp.errors import Invalid, Unavailable
+from webapp.errors import Invalid, NoRoom, Unavailable
 from webapp.postgresql import set_up as set_up_postgresql
 
 BUSY_TIMEOUT_SECONDS = 15
@@ -33,6 +34,8 @@ MOST_ID = 2**31 - 1
 _AT_THE_END = "at the end"
 # No answer, no connection left; or one that was cut off, or leads to a copy that only reads.
 AWAY = (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InternalError, sqlalchemy.exc.TimeoutError)
+
+FULL = "The disk of the database is full, so nothing was changed; try again when there is room on it."
 
 
 class Base(DeclarativeBase):
@@ -121,10 +124,29 @@ def _engine(url: str, threads: int) -> sa.Engine:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
-    """Say in words that the database is away, locked or has no connection left."""
+def _having_room() -> Iterator[None]:
+    """Say in words that the disk of the database is full."""
     try:
         yield
+    except AWAY as error:
+        if _is_full(error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else None):
+            raise NoRoom(FULL) from error
+        raise
+
+
+def _is_full(cause: BaseException | None) -> bool:
+    if isinstance(cause, sqlite3.Error):
+        # An error of the driver itself has no code.
+        return getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return isinstance(cause, psycopg.errors.DiskFull)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say in words that the database is away, locked, has no connection or no room left."""
+    try:
+        with _having_room():
+            yield
     except AWAY as error:
         raise Unavailable("database_unavailable", "The database does not answer at the moment; try again.") from error
 
@@ -215,7 +237,8 @@ def _alembic(url: str) -> alembic.config.Config:
 
 def upgrade(url: str) -> None:
     """Bring the database to the newest schema. Safe to repeat."""
-    alembic.command.upgrade(_alembic(url), "head")
+    with _having_room():
+        alembic.command.upgrade(_alembic(url), "head")
 
 
 def revisions(database: Database) -> tuple[str | None, str | None]:

@@ -6,6 +6,9 @@ code, a job's row error). `code` is public and stable, `detail` is written for t
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -81,3 +84,29 @@ class TooMany(Refusal):
 
 class Unavailable(Refusal):
     """The server cannot do it at the moment; trying again later may succeed."""
+
+
+class NoRoom(Unavailable):
+    """A disk is full: the same succeeds once there is room."""
+
+    def __init__(
+        self, detail: str = "The server's disk is full, so this was not done; try again when there is room on it."
+    ) -> None:
+        """`detail` is for what can be said better."""
+        super().__init__("disk_full", detail)
+
+
+def is_no_room(error: OSError) -> bool:
+    """Whether the operating system says that a disk is full, or somebody's share of it."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def having_room() -> Iterator[None]:
+    """Say in words that the disk is full, whatever was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if is_no_room(error):
+            raise NoRoom from error
+        raise

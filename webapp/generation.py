@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -47,10 +48,11 @@ class Signal:
         self.seen = 0
 
     def send(self) -> None:
-        """Wake everyone who watches."""
-        self._path.touch()
-        # The exact time: the kernel's own stamps are milliseconds coarse, and two changes could share one.
-        os.utime(self._path, ns=(stamp := time.time_ns(), stamp))
+        """Wake everyone who watches. What they are woken for is committed: where that fails, they see it later."""
+        with suppress(OSError):
+            self._path.touch()
+            # The exact time: the kernel's own stamps are milliseconds coarse, and two changes could share one.
+            os.utime(self._path, ns=(stamp := time.time_ns(), stamp))
 
     def sent(self) -> int:
         """When it was last sent. About a microsecond."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import sqlalchemy.exc
 
-from webapp import erasure, faults, fleet
+from webapp import erasure, faults, fleet, metrics
 from webapp.db import Database
 from webapp.errors import Unavailable
 from webapp.predictions import log, spool
@@ -66,11 +66,11 @@ class LogWriter:
                 self._stop.wait(pause)
 
     def _attempt(self) -> int | None:
-        """Drain; None where the database does not answer."""
+        """Drain; None where the database does not answer, or a disk is full."""
         try:
             self._beat()
             return self.drain()
-        except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
+        except (sqlalchemy.exc.SQLAlchemyError, Unavailable, OSError) as error:
             LOG.warning("log.unavailable", extra={"reason": type(error).__name__})
             self._places = None
             return None
@@ -128,13 +128,14 @@ class LogWriter:
     def _insert_at_once(self, path: Path, lines: list[bytes], offset: int) -> int:
         decoded = [spool.decode(line) for line in lines]
         records = [record for record in decoded if record is not None]
-        if len(records) < len(lines):
-            LOG.error("log.damaged_lines", extra={"segment": path.name, "count": len(lines) - len(records)})
         with self._database.transaction() as session:
             kept = erasure.screened(session, records)
             log.insert(session, log.Piece(self._host, path.name, kept, offset))
             faults.point("log.inserted")
         faults.point("log.committed")
+        if damaged := len(lines) - len(records):
+            metrics.LOG_PASSED_OVER.labels("damaged").inc(damaged)
+            LOG.error("log.damaged_lines", extra={"segment": path.name, "count": damaged})
         return len(records)
 
     def _set_aside(self, path: Path, line: bytes, error: Exception) -> None:
@@ -144,6 +145,7 @@ class LogWriter:
         with refused.open("ab") as file:
             file.write(line + b"\n")
         kind = type(error).__name__
+        metrics.LOG_PASSED_OVER.labels("refused").inc()
         LOG.error("log.refused_line", extra={"segment": path.name, "kept": str(refused), "reason": kind})
 
     def _finish(self, path: Path, offset: int) -> None:
@@ -156,6 +158,7 @@ class LogWriter:
             return
         faults.point("log.removed")
         if torn:
+            metrics.LOG_PASSED_OVER.labels("torn").inc()
             LOG.error("log.torn_line", extra={"segment": path.name, "bytes": torn})
 
 

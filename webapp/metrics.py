@@ -7,6 +7,10 @@ in the slot, so their number is bounded and a restart loses no count.
 from __future__ import annotations
 
 import logging
+import mmap
+import os
+import sys
+import time
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -28,6 +32,10 @@ LOG = logging.getLogger(__name__)
 # Gunicorn's master declares metrics before it forks; it counts nothing, and its zeros are not read.
 UNSLOTTED = "unslotted"
 _process = [UNSLOTTED]
+# What a file is as long as at first, how it begins, and what stands beside each name in it, as the library lays it out.
+FIRST_BYTES, HEAD_BYTES, MOST_BESIDE_KEY_BYTES = 65_536, 8, 32
+# So often room is looked for where there was none.
+LOOK_SECONDS = 1.0
 
 
 def enter(process: str) -> None:
@@ -41,7 +49,52 @@ def leave(process: str) -> None:
         mark_process_dead(process)
 
 
+class _Reserved(MmapedDict):
+    """A mapped file whose room is reserved before it is touched: on a full disk the kernel would end the process.
+
+    Where there is no room, this process counts in its own memory, and the file has it all as soon as there is.
+    """
+
+    def __init__(self, filename: str) -> None:
+        """Open the file, and go on with what it holds."""
+        self._f = Path(filename).open("a+b")  # noqa: SIM115 - it stays open
+        self._fname = filename
+        self._positions: dict[str, int] = {}
+        self._used = self._capacity = 0
+        self._look_again = 0.0
+        self._map(max(os.fstat(self._f.fileno()).st_size, FIRST_BYTES))
+        self._used = int.from_bytes(self._m[:4], sys.byteorder) or HEAD_BYTES
+        self._m[:4] = self._used.to_bytes(4, sys.byteorder)
+        self._positions |= {key: at for key, _, _, at in self._read_all_values()}  # type: ignore[no-untyped-call]
+
+    def write_value(self, key: str, value: float, timestamp: float) -> None:
+        """Keep a value; the caller holds the lock."""
+        if self._look_again and time.monotonic() > self._look_again:
+            self._map(self._capacity)
+        super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
+
+    def _init_value(self, key: str) -> None:
+        needed = self._used + len(key.encode()) + MOST_BESIDE_KEY_BYTES
+        if needed > self._capacity:
+            self._map(max(needed, 2 * self._capacity))
+        super()._init_value(key)  # type: ignore[no-untyped-call]
+
+    def _map(self, capacity: int) -> None:
+        """Map so many bytes of the file, or of memory, and take along what was counted."""
+        counted = self._m[: self._used] if self._used else b""
+        try:
+            os.posix_fallocate(self._f.fileno(), 0, capacity)
+            self._m, self._look_again = mmap.mmap(self._f.fileno(), capacity), 0.0
+        except OSError:
+            self._m, self._look_again = mmap.mmap(-1, capacity), time.monotonic() + LOOK_SECONDS
+        # How much counts comes last: the file may be read at any time.
+        self._m[HEAD_BYTES : len(counted)] = counted[HEAD_BYTES:]
+        self._m[: len(counted[:HEAD_BYTES])] = counted[:HEAD_BYTES]
+        self._capacity = capacity
+
+
 if values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
+    values.MmapedDict = _Reserved  # type: ignore[attr-defined, assignment] # it is called where files are opened
     # Asked at every count: in C, so that counting does not run a function of ours.
     values.ValueClass = values.MultiProcessValue(partial(itemgetter(0), _process))
 
@@ -86,6 +139,12 @@ PLAN_DISAGREEMENTS = Counter(
 )
 LOG_DROPPED = Counter(
     "modelport_log_dropped", "Predictions that were answered but could not be logged.", registry=REGISTRY
+)
+LOG_PASSED_OVER = Counter(
+    "modelport_log_passed_over",
+    "Lines of the spool that could not go into the log: torn, damaged, or refused by the database and set aside.",
+    ["reason"],
+    registry=REGISTRY,
 )
 SPOOL_FILLED = Gauge(
     "modelport_spool_filled_ratio",

@@ -68,7 +68,7 @@ class Child:
     essential: bool = True
     # Started when the web answers: before that, it would only take the machine away from it.
     after_web: bool = False
-    starts: int = 0
+    failed_starts: int = 0
     was_steady: bool = False
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -80,7 +80,6 @@ class Child:
             start_new_session=True,
         )
         self.started = time.monotonic()
-        self.starts += 1
 
     def ended(self) -> bool:
         """Whether it runs no more."""
@@ -109,8 +108,11 @@ class Child:
             return False
         steady = alive_seconds > STEADY_SECONDS
         self.was_steady |= steady
-        if self.essential and self.starts >= MOST_FIRST_STARTS and not self.was_steady:
-            detail = f"The {self.name} process ended {self.starts} times right after its start; its log says why."
+        # One that was killed says nothing of what it would have done.
+        self.failed_starts += self.process is not None and self.process.returncode != -signal.SIGKILL
+        if self.essential and self.failed_starts >= MOST_FIRST_STARTS and not self.was_steady:
+            times = self.failed_starts
+            detail = f"The {self.name} process ended {times} times right after its start; its log says why."
             raise Unavailable("process_does_not_start", detail)
         self.pause_seconds = FIRST_PAUSE_SECONDS if steady else min(self.pause_seconds * 2, LONGEST_PAUSE_SECONDS)
         self.start()
@@ -122,12 +124,12 @@ def _log_writer() -> Child:
 
 
 def _worker() -> Child:
-    return Child("worker", [sys.executable, "-m", "webapp.cli", "worker"], environment=ONE_NATIVE_THREAD)
+    return Child("worker", [sys.executable, "-m", "webapp.cli", "worker"], environment={**ONE_NATIVE_THREAD})
 
 
 def _web() -> Child:
     gunicorn = [sys.executable, "-m", "gunicorn", "-c", "python:webapp.server"]
-    return Child("web", gunicorn, environment=ONE_NATIVE_THREAD)
+    return Child("web", gunicorn, environment={**ONE_NATIVE_THREAD})
 
 
 def _lock(settings: Settings) -> int:
@@ -171,19 +173,18 @@ def serve(settings: Settings, *, with_worker: bool, on_ready: Callable[[], None]
     shutil.rmtree(settings.run_dir / "metrics", ignore_errors=True)
     (settings.run_dir / "metrics").mkdir(mode=0o700, exist_ok=True)
     web, worker, stop, answers = _web(), _worker(), _asked_to_stop(), threading.Event()
-    for child in (web, worker):
-        child.environment = {**child.environment, "PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
     worker.essential, worker.after_web = False, True
     threading.Thread(target=_announce, args=(settings.bind, stop, answers, on_ready), daemon=True).start()
+    counting = {"PROMETHEUS_MULTIPROC_DIR": str(settings.run_dir / "metrics")}
     try:
-        _keep([web, worker] if with_worker else [web], stop, answers)
+        _keep([web, worker] if with_worker else [web], stop, answers, counting)
     finally:
         os.close(lock)
 
 
 def work() -> None:
     """Run the worker without a web until SIGTERM or SIGINT."""
-    _keep([_worker()], _asked_to_stop(), threading.Event())
+    _keep([_worker()], _asked_to_stop(), threading.Event(), {})
 
 
 def _asked_to_stop() -> threading.Event:
@@ -193,9 +194,11 @@ def _asked_to_stop() -> threading.Event:
     return stop
 
 
-def _keep(children: list[Child], stop: threading.Event, answers: threading.Event) -> None:
+def _keep(children: list[Child], stop: threading.Event, answers: threading.Event, environment: dict[str, str]) -> None:
     """Keep them and the log writer running; end that last: what the others have answered is in the spool then."""
     log_writer = _log_writer()
+    for child in (log_writer, *children):
+        child.environment |= environment
     try:
         for child in (log_writer, *children):
             if not child.after_web:

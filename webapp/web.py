@@ -61,6 +61,7 @@ STATUS: dict[type[Refusal], HTTPStatus] = {
     errors.TooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.TooMany: HTTPStatus.TOO_MANY_REQUESTS,
     errors.Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.NoRoom: HTTPStatus.INSUFFICIENT_STORAGE,
 }
 MOST_PROBLEMS = 20
 # Requests with a key that is none, from one address.
@@ -119,6 +120,7 @@ def install(app: Flask, made: Parts) -> None:
     app.register_error_handler(Refusal, refused)
     app.register_error_handler(RateLimitExceeded, _crowded)
     app.register_error_handler(HTTPException, _http_exception)
+    app.register_error_handler(OSError, _failed)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -302,6 +304,11 @@ def _crowded(error: RateLimitExceeded) -> Response:
         return _http_exception(error)
     spent = Spent(admitted=False, reset=asked.window.reset_time, remaining=0)
     return refused(_limited(spent, "address", f"From one address {asked.limit} are answered."))
+
+
+def _failed(error: OSError) -> Response:
+    """Say that the disk is full, wherever somebody came upon that."""
+    return refused(errors.NoRoom()) if errors.is_no_room(error) else _unexpected(error)
 
 
 def _unexpected(error: Exception) -> Response:

@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import requests
@@ -22,6 +24,7 @@ from scripts.cluster.replicas import Replica
 from tests.conftest import eventually
 from tests.functional.replicas import KEPT_SECONDS, SHORT, Machines, Noting, events, gunicorn, machines
 from tests.functional.switching import MODEL, large, small
+from tests.slow_database import SlowWay
 
 CLIENTS = 8
 # Between two requests of a client: this machine runs clients, replicas and all they need on a few cores.
@@ -29,7 +32,12 @@ PAUSE_SECONDS = 0.01
 LOAD_SECONDS = 60
 RELOADS = 10
 AWAY_SECONDS = 60
-HANGING_SECONDS = 20
+# How long the database is refused, hangs and is slow, each; and how much of that time to wait for the backlog.
+FAULT_SECONDS = float(os.environ.get("DATABASE_FAULT_SECONDS", "20"))
+BACKLOG_SECONDS = 30 + FAULT_SECONDS / 2
+# What each statement is held back while it is slow.
+SLOW_SECONDS = 0.2
+MOST_TIMES_SLOWER = 1.2
 MEGABYTES = 100
 GAPS = 5000
 PREDICT = f"/models/{MODEL}/predict"
@@ -44,14 +52,27 @@ def cluster() -> Iterator[Machines]:
         yield made
 
 
+@pytest.fixture
+def slow_way() -> Iterator[tuple[Machines, SlowWay]]:
+    """Three replicas whose way to the database can be made slow."""
+    with machines(workers=2, threads=8) as made:
+        way = SlowWay(made.postgresql.port)
+        url = Path(made.shared["DATABASE_URL_FILE"])
+        url.write_text(url.read_text().replace(f":{made.postgresql.port}/", f":{way.port}/"))
+        made.fill(small(1), small(2))
+        made.serve()
+        yield made, way
+        way.close()
+
+
 @contextmanager
-def load(cluster: Machines, clients: int = CLIENTS) -> Iterator[Noting]:
+def load(cluster: Machines, clients: int = CLIENTS, within_seconds: float = 30) -> Iterator[Noting]:
     """Load from the beginning to the end of a fault; then all of it must be answered and logged once."""
     with Noting(cluster, cluster.key_for_all, clients, PAUSE_SECONDS) as traffic:  # type: ignore[arg-type] # it has a url
         traffic.wait(100)
         yield traffic
         traffic.wait(100)
-    print("\n" + traffic.check(cluster))
+    print("\n" + traffic.check(cluster, within_seconds))
 
 
 def switch(cluster: Machines, number: int) -> None:
@@ -143,22 +164,42 @@ def away(seconds: float) -> None:
     threading.Event().wait(seconds)
 
 
-def test_r10_the_database_refuses_and_hangs(cluster: Machines) -> None:
-    with load(cluster) as traffic:
+@contextmanager
+def refused(cluster: Machines, _way: SlowWay) -> Iterator[None]:
+    cluster.postgresql.stop()
+    yield
+    cluster.postgresql.start()
+
+
+DATABASE_FAULTS: dict[str, Callable[[Machines, SlowWay], AbstractContextManager[None]]] = {
+    "refused": refused,
+    "hanging": lambda cluster, _way: cluster.postgresql.hanging(),
+    "slow": lambda _cluster, way: way.slow(SLOW_SECONDS),
+}
+
+
+def test_r10_the_database_refuses_hangs_and_is_slow(slow_way: tuple[Machines, SlowWay]) -> None:
+    cluster, way = slow_way
+    figures, normal = {}, []
+    with load(cluster, within_seconds=BACKLOG_SECONDS) as traffic:
+        for name, fault in DATABASE_FAULTS.items():
+            # Beside each fault what it is compared with: the machine has other things to do, too.
+            began = time.time()
+            away(FAULT_SECONDS / 2)
+            normal.append(traffic.p99_ms(began, time.time()))
+            began = time.time()
+            with fault(cluster, way):
+                away(FAULT_SECONDS)
+                figures[name] = traffic.p99_ms(began, time.time())
+            # What has piled up goes in beside the traffic; that is no part of the fault.
+            away(3)
         began = time.time()
-        away(10)
-        normal = traffic.p99_ms(began, time.time())
-        began = time.time()
-        cluster.postgresql.stop()
-        away(HANGING_SECONDS)
-        refused = traffic.p99_ms(began, time.time())
-        cluster.postgresql.start()
-        away(3)
-        began = time.time()
-        with cluster.postgresql.hanging():
-            away(HANGING_SECONDS)
-        hung = traffic.p99_ms(began, time.time())
-    print(f"p99 {normal:.0f} ms with the database, {refused:.0f} ms refused, {hung:.0f} ms hanging")
+        away(FAULT_SECONDS / 2)
+        normal.append(traffic.p99_ms(began, time.time()))
+    beside = dict(zip(figures, map(max, pairwise(normal)), strict=True))
+    shown = ", ".join(f"{name} {ms:.0f} ms (before or after it {beside[name]:.0f})" for name, ms in figures.items())
+    print(f"{FAULT_SECONDS:.0f} s each: p99 {shown}")
+    assert {name: ms for name, ms in figures.items() if ms > MOST_TIMES_SLOWER * beside[name]} == {}
 
 
 @contextmanager

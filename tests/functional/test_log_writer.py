@@ -13,7 +13,9 @@ import requests
 from scripts.processes import descendants
 from tests.conftest import eventually
 from tests.functional.server import Server
+from tests.test_predictions import record
 from webapp import faults
+from webapp.predictions import spool
 
 # Before its transaction is committed, after that, and when a segment of which all is in the log is gone.
 LOG_POINTS = ("log.inserted", "log.committed", "log.removed")
@@ -99,3 +101,21 @@ def test_whatever_step_it_is_killed_at_each_answer_is_logged_and_counted_once(
     assert refused(server) == 300
     server.stop()
     check_counts(server)
+
+
+def test_what_a_disk_has_damaged_is_counted_for_all_to_see_and_the_rest_is_logged(
+    new_server: Callable[..., Server],
+) -> None:
+    server = new_server(workers=1).start()
+    first, second, third = (spool.encode(record(number)) for number in range(3))
+    segment = server.data_dir / "spool" / f"{'0' * 20}-1-0"
+    segment.write_bytes(first + second.replace(b"churn", b"charm") + third + first[:-20])
+    segment.rename(segment.with_suffix(spool.SUFFIX))
+    eventually(lambda: logged(server) == ["r-0", "r-2"])
+    eventually(lambda: passed_over(server) == {'{reason="damaged"} 1.0', '{reason="torn"} 1.0'})
+
+
+def passed_over(server: Server) -> set[str]:
+    lines = server.get("/metrics").text.splitlines()
+    name = "modelport_log_passed_over_total"
+    return {line.removeprefix(name) for line in lines if line.startswith(name)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from flask import Blueprint, current_app, flash, redirect, request, url_for
@@ -13,7 +14,7 @@ from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import body, users, web
 from webapp.audit import Actor
-from webapp.errors import Forbidden, Malformed
+from webapp.errors import Forbidden, Malformed, Unavailable
 from webapp.registry import MOST_NUMBER
 from webapp.uploads import waiting
 from webapp.users import SignedIn
@@ -70,7 +71,8 @@ def load_person(token: str) -> Person | None:
     if facts is None:
         return None
     if facts.stale:
-        with database.transaction() as session:
+        # A page that only shows needs no database that can be written: on a full disk least of all.
+        with suppress(Unavailable), database.transaction() as session:
             users.touch(session, facts.digest)
     return Person(facts, token)
 

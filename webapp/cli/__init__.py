@@ -16,7 +16,7 @@ from webapp import __version__, config, db, installation
 from webapp.audit import Actor
 from webapp.config import InvalidSettings, Settings
 from webapp.db import Database
-from webapp.errors import NotFound, Refusal, Unavailable
+from webapp.errors import NotFound, Refusal, Unavailable, having_room
 from webapp.generation import Signal
 
 # Each command lives in a module that is imported when it is asked for: most need no scikit-learn, whose import
@@ -121,7 +121,8 @@ class Command(click.Command):
         """Run the command; say on stderr what is wrong and what to do."""
         console = ctx.ensure_object(Console)
         try:
-            return super().invoke(ctx)
+            with having_room():
+                return super().invoke(ctx)
         except InvalidSettings as error:
             for problem in error.problems:
                 click.echo(f"modelport: {problem}", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from webapp import log_writer, logs, supervisor
+from webapp import log_writer, logs, metrics, supervisor
 from webapp.cli import Command, Console, pass_console
 from webapp.slots import hold
 
@@ -17,4 +17,5 @@ def write_log(console: Console) -> None:
     logs.set_up(console.settings.log_level)
     # Where the web and the worker of a data directory are started apart, each brings one: one drains, the other waits.
     hold(console.settings.run_dir / "log-writer.lock")
+    metrics.enter("log-writer")
     log_writer.run(console.database, console.settings.spool_dir, console.settings.replica)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from webapp.errors import Invalid, TooLarge
+from webapp.errors import Invalid, NoRoom, TooLarge
 from webapp.intake import process
 from webapp.lock import support
 from webapp.signature import Signature, from_dict, keeping
@@ -21,6 +22,8 @@ STAGES = ("reading", "converting", "checking", "trying")
 MIB = 1024 * 1024
 # A signature of a hundred thousand features.
 MOST_PROOF_BYTES = 64 * MIB
+# A disk with less is full to whoever writes a file.
+LEAST_FREE_BYTES = MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,13 @@ class _Bench:
 
     def run(self, act: str, inputs: process.Inputs, outputs: process.Outputs, **job: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         """Have an act done in a child."""
-        return process.run(act, inputs, outputs, {**job, "idle": self.over_http}, self.on_stage)
+        try:
+            return process.run(act, inputs, outputs, {**job, "idle": self.over_http}, self.on_stage)
+        except Invalid as refused:
+            # Looked at here: on a full disk every file is refused, and a child could say anything.
+            if shutil.disk_usage(self.scratch).free < LEAST_FREE_BYTES:
+                raise NoRoom from refused
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,11 +28,12 @@ the entry that expired first; an expired entry holds nothing that still counts. 
 refused and an error is logged: evicting a live entry would lift the limit of another key, and letting the call pass
 would skip its own. With 65,536 entries that happens above some 30,000 keys that are active within one window.
 
-**The file.** It must be on a local disk: memory is not shared over NFS. It is sparse, and the space of an entry is
-reserved when a key first needs it, so that a full disk is an ``OSError`` for new keys and nothing for the others. (On
-a tmpfs even reading a hole takes a page, so that a full tmpfs kills the worker by ``SIGBUS``.) That the file was
-deleted is noticed within a second, and counting starts again in a new one; truncating it under a running server kills
-the workers that use it. A file that is none of this version is kept aside as ``….replaced``.
+**The file.** It must be on a local disk: memory is not shared over NFS. All of it is reserved when it is opened, 19 MB,
+so that a disk that fills up later changes nothing. Where there was no room for that, the space around an entry is
+reserved before a process first looks there: then a full disk is an ``OSError`` for new keys and nothing for the others.
+Without that the kernel would end the process by ``SIGBUS`` where it touches a hole; on a tmpfs, to read one is enough.
+That the file was deleted is noticed within a second, and counting starts again in a new one; truncating it under a
+running server kills the workers that use it. A file that is none of this version is kept aside as ``….replaced``.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ _NO_NAME = bytes(_NAME_SIZE)
 _FIXED = 0  # The length of window that names the entry of a fixed window.
 _MOST = 2**32 - 1
 _SECOND = 1_000_000_000
+# What is reserved at once where not all is; more than the places of a key take.
+_PIECE = 65_536
 _SECONDS_BETWEEN_CHECKS = 1
 _SECONDS_BETWEEN_ERRORS = 60
 
@@ -103,7 +106,16 @@ class _Table:
         self.words = memoryview(self.map).cast("I")
         self.longs = memoryview(self.map).cast("Q")
         self._entries = entries
+        self._reserved = set(range(self.size // _PIECE + 1)) if self._has_room() else set()
         self._salt = self.map[_HEADER_SIZE - _SALT_SIZE : _HEADER_SIZE]
+
+    def _has_room(self) -> bool:
+        """Reserve all of it, where there is room."""
+        try:
+            os.posix_fallocate(self.descriptor, 0, self.size)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         self.words.release()
@@ -124,7 +136,15 @@ class _Table:
 
     def places(self, name: bytes) -> range:
         home = _HEADER_SIZE + int.from_bytes(name[:8], "little") % self._entries * _ENTRY_SIZE
+        if home // _PIECE not in self._reserved:
+            self._reserve(home // _PIECE)
         return range(home, home + PROBES * _ENTRY_SIZE, _ENTRY_SIZE)
+
+    def _reserve(self, piece: int) -> None:
+        """Reserve a piece, and the next one: what begins in the one may end in the other."""
+        begin = piece * _PIECE
+        os.posix_fallocate(self.descriptor, begin, min(2 * _PIECE, self.size - begin))
+        self._reserved.add(piece)
 
     def find(self, name: bytes) -> int | None:
         for at in self.places(name):
@@ -141,7 +161,6 @@ class _Table:
         at = self.first_to_expire(name)
         if self.expires(at) > now:
             return None
-        os.posix_fallocate(self.descriptor, at, _ENTRY_SIZE)
         self.longs[at + _NEWEST >> 3] = 0
         self.map[at : at + _NAME_SIZE] = name
         return at

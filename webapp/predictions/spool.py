@@ -11,6 +11,7 @@ import itertools
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 import zlib
@@ -22,12 +23,13 @@ from typing import Any
 
 import orjson
 
-from webapp.errors import Unavailable
+from webapp.errors import Unavailable, is_no_room
 from webapp.serving.loaded import Answer, LoadedVersion
 from webapp.signature.refused import Tally
 
 LOG = logging.getLogger(__name__)
 SEGMENT_BYTES = 4 * 1024 * 1024
+LEAST_FREE_BYTES = 1024 * 1024
 SYNC_SECONDS = 0.1
 MEASURE_EVERY = 10  # synchronisations
 SUFFIX = ".spool"
@@ -143,6 +145,7 @@ class Spool:
         self._dirty = False
         self._full = False
         self._half_full = False
+        self._disk_full = False
         self._stop = threading.Event()
         self._syncing: threading.Thread | None = None
 
@@ -166,12 +169,12 @@ class Spool:
     @property
     def full(self) -> bool:
         """Whether predictions are refused because their records have no room."""
-        return self._full and self._refuse_when_full
+        return (self._full or self._disk_full) and self._refuse_when_full
 
     @property
     def half_full(self) -> bool:
-        """Whether what can wait should: the log writer does not keep up, or the database is away."""
-        return self._half_full
+        """Whether what can wait should: the log writer does not keep up, the database is away, or the disk is full."""
+        return self._half_full or self._disk_full
 
     def append(self, records: Sequence[Record]) -> None:
         """Append records in one write. When this returns they survive the death of the process."""
@@ -192,7 +195,11 @@ class Spool:
                 self._open_segment()
             assert self._descriptor is not None
             written = os.write(self._descriptor, lines)
-        except OSError:
+        except OSError as error:
+            if is_no_room(error):
+                # Nothing was begun: the segment takes the next ones when there is room.
+                self._disk_full = True
+                return lines.count(b"\n")
             written = 0
         self._written += written
         self._dirty = True
@@ -203,17 +210,22 @@ class Spool:
 
     def _lost(self, count: int) -> None:
         if self._refuse_when_full:
-            self._full = True
+            self._disk_full = True
             raise Unavailable("spool_full", "The prediction could not be logged; nothing is answered unlogged.")
         self._on_drop(count)
 
     def _open_segment(self) -> None:
         # It gets its final name when it is locked: found without a lock, it would count as complete.
         path = self._folder / f"{time.time_ns():020d}-{os.getpid()}-{next(self._numbers)}"
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        path.rename(path.with_suffix(SUFFIX))
-        self._written = 0
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            path.rename(path.with_suffix(SUFFIX))
+        except OSError:
+            os.close(descriptor)
+            path.unlink()
+            raise
+        self._descriptor, self._written = descriptor, 0
 
     def _close_segment(self) -> None:
         if self._descriptor is not None:
@@ -250,6 +262,9 @@ class Spool:
         held = sum(map(_size, found))
         self._on_measure(held / self._max_bytes)
         self._full, self._half_full = held >= self._max_bytes, held >= self._max_bytes / 2
+        if self._disk_full:
+            # Room for more than a few lines: it would be full again at once.
+            self._disk_full = shutil.disk_usage(self._folder).free < LEAST_FREE_BYTES
         if self._full:
             with self._lock:
                 # Complete, it goes when it is in the log; else it could keep the spool full for ever.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import platform
 import tempfile
 from contextlib import suppress
@@ -56,9 +57,13 @@ class Verdicts:
         with suppress(OSError):
             code = self._code(version, body)
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(code + b"\n" + body)
-            Path(file.name).replace(self._path(version))
+            descriptor, name = tempfile.mkstemp(dir=self._folder)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(code + b"\n" + body)
+                Path(name).replace(self._path(version))
+            except OSError:
+                Path(name).unlink()
 
     def forget(self, version: ServedVersion) -> None:
         """Let go of a proof whose plan was switched off: should it be allowed again, it is proven again."""

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
-from webapp.errors import Invalid, Unavailable
+from webapp.errors import Invalid, NoRoom, Unavailable
 from webapp.storage import Storage
 from webapp.uploads import Desk
 
@@ -46,7 +46,7 @@ def files(desk: Desk, upload_id: str, most_bytes: int) -> Iterator[Path]:
         try:
             _bring(desk.artifacts.storage, upload_id, Path(folder), most_bytes)
         except OSError as error:
-            raise Unavailable("disk_full", f"The worker cannot keep this upload ({error.strerror}).") from None
+            raise NoRoom(f"The worker cannot keep this upload ({error.strerror}).") from None
         yield Path(folder)
 
 

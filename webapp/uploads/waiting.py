@@ -16,7 +16,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from webapp import audit, db, faults, intake, registry, storage
 from webapp.audit import Actor
 from webapp.db import Base, Moment, now
-from webapp.errors import Invalid, NotFound, Refusal, Unavailable
+from webapp.errors import Invalid, NoRoom, NotFound, Refusal, Unavailable, having_room
 from webapp.intake import Upload
 from webapp.uploads import Desk, Wish, activate, quarantine, store
 
@@ -68,12 +68,12 @@ class PendingUpload(Base):
 
 
 def check_room(desk: Desk, coming_bytes: int) -> None:
-    """Raise `Unavailable` when so many bytes more would be too much for the quarantine, or for its disk."""
+    """Raise `Unavailable` when so many bytes more would be too much for the quarantine, `NoRoom` for its disk."""
     with desk.database.reading() as session:
         _check_quota(desk, session, coming_bytes)
     # Twice: while it is inspected, it lies there rewritten, too.
     if shutil.disk_usage(desk.scratch()).free < 2 * coming_bytes + RESERVE_BYTES:
-        raise Unavailable("disk_full", "The server's disk has no room for this upload.")
+        raise NoRoom("The server's disk has no room for this upload; nothing was kept of it. Try again when there is.")
 
 
 def _check_quota(desk: Desk, session: Session, coming_bytes: int) -> None:
@@ -183,7 +183,8 @@ def work(desk: Desk, pending: PendingUpload) -> None:
     refusal, not_activated = None, ""
     try:
         # Where a worker ended between storing and activating, another goes on from there.
-        number = pending.version or _stored_of(desk, actor, pending)
+        with having_room():
+            number = pending.version or _stored_of(desk, actor, pending)
         if pending.activate:
             _, not_activated = activate(desk, actor, pending.model, number)
     except Unavailable as unavailable:

@@ -47,8 +47,10 @@ class Loop:
             try:
                 self.beat()
                 worked = self.work_once()
-            except (sqlalchemy.exc.SQLAlchemyError, Unavailable) as error:
-                LOG.warning("worker.unavailable", extra={"reason": type(error).__name__})
+            except (sqlalchemy.exc.SQLAlchemyError, Unavailable, OSError) as error:
+                # Also a disk that is full: it may have room again, and nobody else would go on with this work.
+                facts = {"loop": type(self).__name__.lower(), "reason": type(error).__name__}
+                LOG.warning("worker.unavailable", extra=facts)
                 self._stop.wait(RETRY_SECONDS)
             else:
                 if not worked:
