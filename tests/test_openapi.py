@@ -200,6 +200,8 @@ OTHERWISE = {
     "keys.py": ("scope_missing",),
 }  # fmt: skip
 KINDS = {kind.__name__: int(status) for kind, status in web.STATUS.items()}
+# Kinds with one code, which their constructor knows.
+FIXED = {"NoRoom": "disk_full"}
 # Of the framework: the name of each is made of its status.
 FRAMEWORK = {
     (400, "bad_request"),
@@ -218,7 +220,9 @@ def raised() -> Iterator[tuple[str, int, str]]:
             if isinstance(node, ast.Call) and node.args:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 first = node.args[0]
-                if name in KINDS and isinstance(first, ast.Constant):
+                if name in FIXED:
+                    yield place, KINDS[name], FIXED[name]
+                elif name in KINDS and isinstance(first, ast.Constant):
                     yield place, KINDS[name], re.escape(str(first.value))
                 elif name in KINDS and isinstance(first, ast.JoinedStr):
                     parts = [

@@ -40,7 +40,7 @@ def _codes(**by_status: str) -> Refusals:
 
 # --- Why something is refused -----------------------------------------------------------------------------------
 
-ALWAYS = _codes(s400="key_in_url nul_in_url bad_request", s500="internal_error")
+ALWAYS = _codes(s400="key_in_url nul_in_url bad_request", s500="internal_error", s507="disk_full")
 KEYED = _codes(
     s400="several_credentials", s401="key_refused", s403="scope_missing", s429="rate_limited", s503="state_unknown"
 )
@@ -306,7 +306,7 @@ _REGISTRY = {
             _codes(
                 s413="request_entity_too_large",
                 s422="file_missing model_name_not_allowed label_not_allowed",
-                s503="disk_full quarantine_full store_unavailable store_refused",
+                s503="quarantine_full store_unavailable store_refused",
             ),
         ),
         {FORM: {"schema": ref("Upload")}},
