@@ -249,7 +249,8 @@ def test_numbers_are_described_as_the_reference_is(parts: Parts) -> None:
     version.model = Model(name=MODEL)
     assert description.numbers_of(version) == ["age"]
     with parts.database.reading() as session:
-        (found,) = description.describe(session, parts.artifacts, version, ["age"], ago(1), TODAY)
+        newest = description.newest(session, MODEL, VERSION, ago(1), TODAY)
+    (found,) = description.describe(parts.artifacts, version, ["age"], newest)
     ages = np.array([each["instance"]["age"] for each in made])
     assert (found.here.rows, found.here.mean) == (1000, pytest.approx(ages.mean()))
     assert found.here.deviation == pytest.approx(ages.std(ddof=1))

@@ -331,3 +331,19 @@ def test_each_version_that_predicted_has_a_number(database: Database) -> None:
         assert list(traffic.by_version(session, "churn", NOON).items()) == [(3, 2), (10, 1)]
         assert traffic.by_version(session, "churn", NOON, without=()) == {3: 3, 10: 1}
         assert traffic.by_version(session, "churn", NOON + HOUR) == {}
+
+
+def test_the_hours_of_the_newest_predictions_are_no_more_than_are_needed(database: Database) -> None:
+    insert(database, *(record(number, at=at(-number // 2), version=1 + number % 2) for number in range(12)))
+    insert(database, record(90, at=at(0), version=1, source="test"))
+
+    def newest(version: int, most: int, since: float = -9) -> list[datetime]:
+        with database.reading() as session:
+            times = NOON + since * HOUR, NOON + 2 * HOUR
+            return traffic.newest_hours(session, record(0)["model"], version, *times, most)
+
+    assert newest(1, 1) == [NOON]
+    assert newest(1, 3) == [NOON - number * HOUR for number in range(3)]
+    assert newest(1, 99, since=-2) == [NOON - number * HOUR for number in range(3)]
+    assert newest(2, 1) == [NOON - HOUR]
+    assert newest(3, 1) == []

@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session
 from webapp import signature
 from webapp.artifacts import ArtifactStore
 from webapp.drift.layout import Record
-from webapp.predictions import log
+from webapp.predictions import log, traffic
+from webapp.predictions.traffic import HOUR
 from webapp.registry import Version
 from webapp.serving import sample
 
@@ -57,7 +58,11 @@ class Description:
 
 def newest(session: Session, model: str, version: int, since: datetime, until: datetime) -> list[Record]:
     """Give the newest predictions of a time, as many as are looked at."""
-    return list(log.records(session, model, version, since, until, MOST_ROWS))
+    # Rows of other versions lie between: what is counted by the hour says where the newest ones of this one are.
+    hours = traffic.newest_hours(session, model, version, since, until, MOST_ROWS)
+    if not hours:
+        return []
+    return list(log.records(session, model, version, max(since, hours[-1]), min(until, hours[0] + HOUR), MOST_ROWS))
 
 
 def numbers_of(version: Version) -> list[str]:

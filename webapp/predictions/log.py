@@ -188,12 +188,13 @@ def newest_probabilities(session: Session, model: str, since: datetime, most: in
 
     No more than `most` predictions are looked at, trials among them.
     """
-    columns = (Prediction.version, Prediction.probability, Prediction.source)
+    columns = (Prediction.version, db.as_text(Prediction.probability).label("probability"), Prediction.source)
     chosen = sa.select(*columns).where(Prediction.model == model, Prediction.at >= since)
     looked_at = chosen.order_by(Prediction.at.desc(), Prediction.id.desc()).limit(most).subquery()
     counted = sa.select(looked_at.c.version, looked_at.c.probability)
-    found = session.execute(counted.where(looked_at.c.source.not_in(traffic.TRIALS)))
-    return [(version, probability) for version, probability in found]
+    found = session.execute(counted.where(looked_at.c.source.not_in(traffic.TRIALS))).all()
+    probabilities = db.documents(probability for _, probability in found)
+    return [(version, probability) for (version, _), probability in zip(found, probabilities, strict=True)]
 
 
 def describe(prediction: Prediction) -> dict[str, Any]:

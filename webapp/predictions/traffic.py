@@ -180,6 +180,26 @@ def hours(session: Session, model: str, version: int) -> dict[datetime, int]:
     return {hour: int(logged) for hour, logged in found}
 
 
+def newest_hours(
+    session: Session, model: str, version: int, since: datetime, until: datetime, most: int
+) -> list[datetime]:
+    """Give the hours of a time that hold the newest `most` predictions of a version, the newest first. No trials."""
+    found = session.execute(
+        sa.select(HourlyTraffic.hour, sa.func.sum(HourlyTraffic.predictions))
+        .where(HourlyTraffic.hour >= beginning(since, HOUR), HourlyTraffic.hour < until)
+        .where(HourlyTraffic.model == model, HourlyTraffic.version == version, HourlyTraffic.source.not_in(TRIALS))
+        .group_by(HourlyTraffic.hour)
+        .order_by(HourlyTraffic.hour.desc())
+    )
+    hours, count = [], 0
+    for hour, logged in found:
+        hours.append(hour)
+        count += logged
+        if count >= most:
+            break
+    return hours
+
+
 def daily(
     session: Session,
     model: str,

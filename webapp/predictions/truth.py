@@ -86,11 +86,12 @@ def put(session: Session, outcomes: Sequence[dict[str, Any]]) -> None:
 def oldest_first(session: Session, model: str, version: int, since: datetime, most: int) -> list[Told]:
     """Give what is known of a version's predictions since a moment, of the newest; trials are left out."""
     columns = (Prediction.prediction, Prediction.probability, Prediction.probabilities, Outcome.value)
-    chosen = sa.select(Outcome.at, Outcome.observed_at, *columns).join(
+    chosen = sa.select(Outcome.at, Outcome.observed_at, *map(db.as_text, columns)).join(
         Prediction, Prediction.id == Outcome.prediction_id
     )
     newest = chosen.where(*_of_version(model, version, since)).order_by(Outcome.at.desc()).limit(most)
-    return [Told(*row) for row in session.execute(newest)][::-1]
+    at, observed_at, *stored = list(zip(*session.execute(newest), strict=True)) or [()] * 6
+    return list(map(Told, at, observed_at, *map(db.documents, stored)))[::-1]
 
 
 def count(session: Session, model: str, version: int, since: datetime, until: datetime) -> int:
