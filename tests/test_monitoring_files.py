@@ -32,7 +32,7 @@ CASES = ROOT / "tests" / "files" / "prometheus" / "rules.test.yml"
 # Prometheus' own.
 OWN = {"up"}
 FUNCTIONS = {
-    *("sum", "max", "rate", "increase", "time", "vector", "histogram_quantile"),
+    *("sum", "max", "count", "rate", "increase", "time", "vector", "histogram_quantile"),
     *("by", "or", "and", "offset"),
 }
 INSTANCE = {"age": 35, "income": 52000, "credit_score": 690}
@@ -104,6 +104,7 @@ def _tell_soon(server: Server, url: str) -> None:
 
 
 def _use(server: Server, key: str) -> None:
+    assert server.post("/predict", {}, key).status_code == 422
     answer = server.post("/predict", INSTANCE, key).json()
     server.logged(answer["prediction_id"])
     told = {"prediction_id": answer["prediction_id"], "outcome": answer["prediction"]}

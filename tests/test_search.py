@@ -182,6 +182,7 @@ def test_a_page_that_looked_at_enough_says_so_and_the_next_one_goes_on_behind(
         (Wanted(key_id="key1", model="churn"), "ix_predictions_key_id_predictions_at_predictions_id"),
         (Wanted(client_id="order 1"), "ix_predictions_caller"),
         (Wanted(client_id="order 1", key_id="key1", model="churn"), "ix_predictions_caller"),
+        (Wanted(trace_id="a trace", client_id="order 1", model="churn"), "ix_predictions_trace"),
     ],
 )
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_a_page_that_looked_at_enough_says_so_and_the_next_one_goes_on_behind(
 def test_every_look_follows_one_index_and_sorts_nothing(
     database: Database, wanted: Wanted, index: str, also: dict[str, Any], *, upward: bool
 ) -> None:
-    fill(database, [record(number, client_id="order 1") for number in range(30)])
+    fill(database, [record(number, client_id="order 1", trace_id="a trace") for number in range(30)])
     asked: list[tuple[str, Any]] = []
     sa.event.listen(
         database.engine,
@@ -227,6 +228,67 @@ def test_every_look_follows_one_index_and_sorts_nothing(
             plan = " ".join(step for *_, step in connection.exec_driver_sql(f"{explain} {statement}", parameters))
             assert re.search(way, plan), plan
             assert not re.search(wrong, plan), plan
+
+
+# --- The slowest, and traces --------------------------------------------------------------------------------
+
+
+def test_the_slowest_are_found_among_the_newest_that_are_wanted(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"slow": 0.5, "slower": 0.7, "quick": 0.1}
+    fill(database, [record(name, at=AT + at, latency_seconds=each) for at, (name, each) in enumerate(seconds.items())])
+    fill(database, [record("old", at=AT - 1, latency_seconds=9.0), record("batch", source="batch", latency_seconds=0)])
+    fill(database, [record(each, source=each, latency_seconds=9.0) for each in ("test", "ui")])
+    fill(database, [record("other", model="prices", latency_seconds=0.6)])
+    with database.reading() as session:
+        every = search.slowest(session, Wanted(since=MOMENT), 2)
+        mine = search.slowest(session, Wanted(model="churn", version=3, since=MOMENT), 9)
+        none = search.slowest(session, Wanted(model="churn", version=4), 9)
+        monkeypatch.setattr(search, "MOST_LOOKED_AT", 2)
+        newest = search.slowest(session, Wanted(), 9)
+    assert (ids(every.rows), every.looked_at, every.complete) == (["r-slower", "r-other"], 7, True)
+    assert ids(mine.rows) == ["r-slower", "r-slow", "r-quick"]
+    assert none.rows == []
+    assert (ids(newest.rows), newest.looked_at, newest.complete) == (["r-slower", "r-quick"], 2, False)
+
+
+@pytest.mark.sqlite("what PostgreSQL plans for so few rows says nothing")
+def test_the_search_for_the_slowest_reads_no_more_than_an_index_leads_to(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST_LOOKED_AT", 7)
+    fill(database, [record(number, at=AT + number) for number in range(30)])
+    asked: list[tuple[str, Any]] = []
+    sa.event.listen(
+        database.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, parameters, *_: asked.append((statement, parameters)),
+    )
+    for wanted in (Wanted(), Wanted(since=MOMENT), Wanted(model="churn", version=3, since=MOMENT)):
+        with database.reading() as session:
+            search.slowest(session, wanted, 5)
+    looks = [each for each in asked if each[0].startswith("SELECT")]
+    assert len(looks) == 9
+    with database.engine.connect() as connection:
+        for statement, parameters in looks:
+            plan = " ".join(
+                step for *_, step in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            )
+            assert "SCAN predictions" not in plan.replace("SCAN predictions USING COVERING INDEX", ""), plan
+            if "latency_seconds DESC" in statement:
+                assert re.search(r"SEARCH predictions USING INDEX ix_predictions_\w+ \(.*\(at,id\)>", plan), plan
+
+
+def test_predictions_of_a_trace_are_found_together(database: Database) -> None:
+    trace = {"trace_id": "a trace"}
+    fill(database, [record(0, **trace), record(1, **trace, model="prices"), record(2, trace_id="b"), record(3)])
+    assert found(database, Wanted(trace_id="a trace")) == ["r-0", "r-1"]
+    assert found(database, Wanted(trace_id="a trace", model="prices")) == ["r-1"]
+    with database.reading() as session:
+        assert search.is_trace(session, "b")
+        assert not search.is_trace(session, "c")
+        assert not search.is_trace(session, "\0")
 
 
 # --- Places -----------------------------------------------------------------------------------------------

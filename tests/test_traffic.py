@@ -24,7 +24,7 @@ from webapp.db import Database
 from webapp.log_writer import LogWriter
 from webapp.predictions import log, spool, traffic
 from webapp.predictions.log import Prediction
-from webapp.predictions.traffic import DAY, HOUR, HourlyTraffic, KeyTraffic, Series, Total
+from webapp.predictions.traffic import DAY, HOUR, Chosen, HourlyTraffic, KeyTraffic, Series, Total
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)  # the hour of AT
 WARNING = {"feature": "age", "code": "unseen_value", "message": "New."}
@@ -347,3 +347,52 @@ def test_the_hours_of_the_newest_predictions_are_no_more_than_are_needed(databas
     assert newest(1, 99, since=-2) == [NOON - number * HOUR for number in range(3)]
     assert newest(2, 1) == [NOON - HOUR]
     assert newest(3, 1) == []
+
+
+def test_a_timeline_has_the_figures_of_every_hour_or_day_of_whom_is_meant(database: Database) -> None:
+    insert(
+        database,
+        record(0, warnings=[WARNING]),
+        record(1, at=at(2), latency_seconds=0.1),
+        record(2, at=at(2), version=4),
+        record(3, at=at(2), model="prices"),
+        record(4, source="test"),
+        record(5, at=at(-1)),
+        record(6, at=at(3)),
+    )
+    with database.reading() as session:
+        every = traffic.timeline(session, NOON + HOUR / 2, NOON + 2.5 * HOUR, Chosen())
+        model = traffic.timeline(session, NOON, NOON + 3 * HOUR, Chosen("churn"))
+        version = traffic.timeline(session, NOON, NOON + 3 * HOUR, Chosen("churn", 4))
+        month = traffic.timeline(session, NOON - 30 * DAY, NOON + 3.5 * HOUR, Chosen())
+    assert (every.start, every.step) == (NOON, HOUR)
+    assert [each.predictions for each in every.totals] == [1, 0, 3]
+    assert [each.warned for each in every.totals] == [1, 0, 0]
+    assert [each.p50 is None for each in every.totals] == [False, True, False]
+    assert [each.predictions for each in model.totals] == [1, 0, 2]
+    assert model.totals[2].p99 == pytest.approx(0.1024)
+    assert [each.predictions for each in version.totals] == [0, 0, 1]
+    assert (month.start, month.step, len(month.totals)) == (NOON - NOON.hour * HOUR - 30 * DAY, DAY, 31)
+    assert month.totals[-1].predictions == 6
+
+
+def test_figures_tell_versions_apart_and_add_up_the_steps(database: Database) -> None:
+    insert(
+        database,
+        record(0, warnings=[WARNING]),
+        record(1, latency_seconds=0.1),
+        record(2, version=4, source="batch", latency_seconds=0.0),
+        record(3, model="prices"),
+        record(4, at=at(1)),
+        record(5, source="ui"),
+    )
+    with database.reading() as session:
+        found = traffic.figures(session, NOON, NOON + HOUR, Chosen())
+        churn = traffic.figures(session, NOON, NOON + HOUR, Chosen("churn", 3))
+        nothing = traffic.figures(session, NOON + 2 * HOUR, NOON + 3 * HOUR, Chosen())
+    told = [(done.model, number, done.predictions, done.warned) for number, done in found.versions]
+    assert told == [("churn", 3, 2, 1), ("churn", 4, 1, 0), ("prices", 3, 1, 0)]
+    assert (found.total.predictions, found.total.warned) == (4, 1)
+    assert found.by_step == {0: 1, 6: 2, 12: 1}
+    assert [number for number, _ in churn.versions] == [3]
+    assert nothing == traffic.Figures(Total("", 0, 0, None, None, None), [], {})

@@ -63,4 +63,9 @@ def exposition() -> Response:
         allowed = hmac.compare_digest(given.encode(), settings.metrics_token.encode())
     if not allowed:
         raise Forbidden("metrics_closed", "Metrics need the token, or a peer on this machine where none is set.")
-    return Response(metrics.exposition(settings.run_dir / "metrics"), content_type=CONTENT_TYPE)
+    active = web.parts().runtime.active_versions()
+    served = [
+        {"model": each.model, "model_version": each.shown, "version": str(each.number), "sha256": each.artifact}
+        for each in active
+    ]
+    return Response(metrics.exposition(settings.run_dir / "metrics", served), content_type=CONTENT_TYPE)

@@ -264,6 +264,15 @@ def has_work(session: Session) -> bool:
     return session.execute(waiting).first() is not None
 
 
+def open_by_state(session: Session) -> dict[str, int]:
+    """Count the jobs that have not ended: those that wait, and those of which a chunk was taken up."""
+    is_open = sa.exists().where(Chunk.job_id == Job.id, Chunk.done_at.is_(None))
+    begun = sa.exists().where(Chunk.job_id == Job.id, Chunk.attempts > 0)
+    found = sa.select(begun).where(Job.cancelled_at.is_(None), Job.failed_at.is_(None), is_open)
+    running = [bool(each) for each in session.scalars(found)]
+    return {"waiting": running.count(False), "running": running.count(True)}
+
+
 def _waits() -> list[sa.ColumnElement[bool]]:
     """Tell which chunks of which jobs somebody could work on."""
     free = sa.or_(Chunk.leased_until.is_(None), Chunk.leased_until < now())

@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import platform
 import sys
 import time
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache, partial
+from importlib.metadata import version
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,12 @@ from prometheus_client import (
     generate_latest,
     values,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+from webapp import __version__
 
 LOG = logging.getLogger(__name__)
 
@@ -112,6 +119,19 @@ PREDICTION_LATENCY = Histogram(
     buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
     registry=REGISTRY,
 )
+VALIDATION_ERRORS = Counter(
+    "modelport_validation_errors",
+    "Problems of instances that were refused, by the code that answers give, such as required or not_a_number.",
+    ["model", "reason"],
+    registry=REGISTRY,
+)
+INFERENCE_DURATION = Histogram(
+    "modelport_inference_duration_seconds",
+    "Time that predicting took, or finding an answer that was kept, per request; counted by the log writer.",
+    ["model", "model_version"],
+    buckets=(0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    registry=REGISTRY,
+)
 MODEL_ACCURACY = Gauge(
     "model_accuracy",
     "Accuracy that the model card of the active version states.",
@@ -149,6 +169,19 @@ LOG_PASSED_OVER = Counter(
 SPOOL_FILLED = Gauge(
     "modelport_spool_filled_ratio",
     "How much of MODELPORT_SPOOL_MAX_BYTES is taken: by predictions that wait for the database or are being written.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+LOG_CAUGHT_UP = Gauge(
+    "modelport_log_caught_up_timestamp_seconds",
+    "When the log writer of this host last had everything in the database that was answered until then.",
+    multiprocess_mode="mostrecent",
+    registry=REGISTRY,
+)
+JOBS = Gauge(
+    "modelport_jobs",
+    "Batches that have not ended: waiting or running; the same from every host.",
+    ["state"],
     multiprocess_mode="mostrecent",
     registry=REGISTRY,
 )
@@ -275,8 +308,41 @@ class _SlotFiles(MultiProcessCollector):
         return self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
 
 
-def exposition(folder: Path) -> bytes:
-    """Give the text of all processes' metrics together; of this process alone where it counts in memory."""
+def _info(name: str, help_text: str, facts: Iterable[Mapping[str, str]]) -> Metric:
+    """Give what is so and is not counted, as the labels of a constant 1."""
+    made = GaugeMetricFamily(f"{name}_info", help_text)
+    for labels in facts:
+        made.add_sample(made.name, dict(labels), 1)
+    return made
+
+
+@cache
+def _build() -> dict[str, str]:
+    return {"version": __version__, "python": platform.python_version(), "sklearn": version("scikit-learn")}
+
+
+class _Stated(Collector):
+    """What every process says alike, so that none keeps it in a file: a version that serves no more is gone at once."""
+
+    def __init__(self, served: Iterable[Mapping[str, str]]) -> None:
+        """`served` are the labels of each version that answers for its model."""
+        self._served = served
+
+    def collect(self) -> Iterator[Metric]:
+        """Give it."""
+        yield _info("modelport_build", "What this server is made of.", [_build()])
+        yield _info("modelport_model", "The version that answers for each model.", self._served)
+
+
+def exposition(folder: Path, served: Iterable[Mapping[str, str]]) -> bytes:
+    """Give the text of what all processes count together, and of what is served."""
+    stated = CollectorRegistry()
+    stated.register(_Stated(served))
+    return _counted(folder) + generate_latest(stated)
+
+
+def _counted(folder: Path) -> bytes:
+    """Give what all processes have counted; this process alone where it counts in memory."""
     if not values.ValueClass._multiprocess:  # noqa: SLF001 - the library's own test of the mode
         return generate_latest(REGISTRY)
     registry = CollectorRegistry()

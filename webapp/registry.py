@@ -355,6 +355,17 @@ def history(session: Session, model: Model) -> list[Activation]:
     return list(session.scalars(sa.select(Activation).where(Activation.model_id == model.id).order_by(Activation.id)))
 
 
+def activations_between(
+    session: Session, since: datetime, until: datetime, name: str | None, most: int
+) -> list[tuple[str, Activation]]:
+    """Give the last activations and rollbacks of a time with their models' names, the oldest first."""
+    found = sa.select(Model.name, Activation).join(Model, Activation.model_id == Model.id)
+    within = found.where(Activation.at >= since, Activation.at < until)
+    chosen = within if name is None else within.where(Model.name == name)
+    newest = session.execute(chosen.order_by(Activation.id.desc()).limit(most)).all()
+    return [(model, activation) for model, activation in reversed(newest)]
+
+
 def active_at(session: Session, model: Model, moment: datetime) -> Activation | None:
     """Give the activation or rollback that was the last one at a moment: its version was the active one."""
     until = sa.select(Activation).where(Activation.model_id == model.id, Activation.at <= moment)

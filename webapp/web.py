@@ -72,6 +72,10 @@ ErrorPage = Callable[[dict[str, Any]], Response | None]
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 YEAR_SECONDS = 365 * 24 * 3600
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+# W3C Trace Context: version, trace, parent, flags. Later versions may add to it, behind another dash; `ff` is none.
+_TRACEPARENT = re.compile(
+    r"(?!ff|00.{53}.)[0-9a-f]{2}-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
+)
 _KEY_IN_QUERY = re.compile(rb"mp_(live|test)_[0-9A-Za-z]+_|(^|&)(x-)?api[-_]?key=", re.IGNORECASE)
 
 
@@ -201,8 +205,13 @@ def _begin() -> None:
     asked, notes = request_ctx.request, app_ctx.g
     notes.started = time.perf_counter()
     notes.facts = {}
-    given = asked.environ.get("HTTP_X_REQUEST_ID", "") if parts().settings.trusted_proxies else ""
+    given = ""
+    if parts().settings.trusted_proxies:
+        given = asked.environ.get("HTTP_X_REQUEST_ID", "")
+        notes.sent = asked.environ.get("HTTP_X_REQUEST_START", "")
     notes.request_id = given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+    if "HTTP_TRACEPARENT" in asked.environ and (found := _TRACEPARENT.fullmatch(asked.environ["HTTP_TRACEPARENT"])):
+        notes.facts["trace_id"] = found["trace"]
     query = asked.query_string
     if query and _KEY_IN_QUERY.search(unquote_to_bytes(query)):
         raise Malformed("key_in_url", "A key never travels in a URL; send it in a header, and replace this one.")
@@ -314,7 +323,8 @@ def _failed(error: OSError) -> Response:
 def _unexpected(error: Exception) -> Response:
     # Not the message: it may hold what the caller sent. The place is enough to find the fault.
     places = "".join(traceback.format_tb(error.__traceback__))
-    LOG.error("unexpected", extra={"request_id": g.get("request_id"), "kind": type(error).__name__, "places": places})
+    whose = {"request_id": g.get("request_id"), "trace_id": g.get("facts", {}).get("trace_id")}
+    LOG.error("unexpected", extra={**whose, "kind": type(error).__name__, "places": places})
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", "Something went wrong here; it has been logged.")
 
 

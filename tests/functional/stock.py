@@ -353,6 +353,7 @@ def _examples(key_id: str, predictions: list[str], uploaded: list[str], token: s
         ],
         "/admin/keys/<key_id>": [{"key_id": key_id}],
         "/admin/keys/<key_id>/revoke": [{"key_id": key_id}],
+        "/admin/latency": [{}, {"span": "90d"}, {"model": MODEL, "version": 1, "span": "7d"}, {"model": TEXTS}],
         "/admin/models/<name>": [{"name": MODEL}, {"name": TEXTS}],
         "/admin/models/<name>/as-of": [{"name": MODEL}, {"name": MODEL, "as_of": "2100-01-01T12:00"}],
         "/admin/models/<name>/compare": [{"name": MODEL}, {"name": TEXTS}, {"name": TEXTS, "from": 1, "to": 2}],

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Blueprint, Response, request
 
 from webapp import activation, alerts, audit, fleet, jobs, keys, registry, web
+from webapp.admin import drawing
+from webapp.admin.drawing import Columns
 from webapp.admin.guard import blueprint, me, needs
 from webapp.admin.pages import page
 from webapp.audit import AuditRecord
@@ -23,29 +24,12 @@ SPANS = {"24h": ("24 h", timedelta(hours=24)), "7d": ("7 d", timedelta(days=7)),
 SOON = timedelta(days=14)
 SILENT = timedelta(seconds=35)
 LAST_CHANGES = 6
-LABELS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """Predictions over time, of all models together."""
-
-    bars: list[int]
-    labels: list[str]
-    top: int
-    unit: str
-    rows: list[tuple[datetime, int]]
-
-
-def _chart(series: Series) -> Chart:
+def _chart(series: Series) -> Columns:
+    """Draw what all models predicted together."""
     bars = [sum(counts) for counts in zip(*series.counts.values(), strict=True)] if series.counts else []
-    hourly = series.step < timedelta(days=1)
-    moments = [series.start + series.step * position for position in range(len(bars))]
-    # Evenly from the first to the last, as they are laid out.
-    shown = [moments[round(part * (len(moments) - 1) / (LABELS - 1))] for part in range(LABELS)] if moments else []
-    labels = [f"{moment:%H:%M}" if hourly and len(bars) < 50 else f"{moment.day} {moment:%b}" for moment in shown]  # noqa: PLR2004 - two days of hours
-    top = max(bars, default=0)
-    return Chart(bars, labels, top + top % 2, "hour" if hourly else "day", list(zip(moments, bars, strict=True)))
+    return drawing.columns(series.start, series.step, bars)
 
 
 @door.get("")

@@ -55,6 +55,7 @@ MENU = (
             ("viewer", "admin_predictions.index", "Predictions", "list"),
             ("viewer", "admin_drift.show", "Drift", "drift"),
             ("viewer", "admin_quality.show", "Quality", "target"),
+            ("viewer", "admin_latency.show", "Latency and traffic", "clock"),
             ("viewer", "admin_alerts.index", "Alerts", "bell"),
             ("admin", "admin_webhooks.index", "Webhooks", "hook"),
         ),

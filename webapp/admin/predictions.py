@@ -15,10 +15,10 @@ from werkzeug.wrappers import Response as AnyResponse
 from webapp import keys, registry, web
 from webapp.admin.calls import Call
 from webapp.admin.guard import blueprint, needs
-from webapp.admin.pages import page, plain
+from webapp.admin.pages import page, plain, seconds
 from webapp.db import Database, Session
 from webapp.errors import Invalid, NotFound
-from webapp.predictions import files, log, search, truth
+from webapp.predictions import files, log, search, timings, truth
 from webapp.predictions.log import Prediction
 from webapp.predictions.search import Truth, Wanted
 from webapp.serving import percentiles
@@ -36,8 +36,10 @@ TIMES = {
 }
 SOURCES = (("", "All"), ("api", "API"), ("batch", "Batch"), ("test", "Test keys"), ("ui", "Try it"))
 TRUTHS = (("", "Any"), ("told", "Told"), ("untold", "Not told"), ("wrong", "Told, and another"))
+# Of each stage of a request: what is waited for is grey, predicting has the first colour.
+FILLS = ("f-r", "f-2", "f-3", "f-1", "f-4")
 FIELDS = (
-    *("model", "version", "key", "caller", "source", "outcome", "low", "high"),
+    *("model", "version", "key", "caller", "trace", "source", "outcome", "low", "high"),
     *("time", "from", "to", "input", "truth", "warned"),
 )
 
@@ -67,6 +69,7 @@ def query_of(session: Session) -> Query:
         version=_whole(typed["version"], errors),
         key_id=_key(session, typed["key"], errors),
         client_id=typed["caller"] or None,
+        trace_id=typed["trace"] or None,
         source=typed["source"] or None,
         outcome=typed["outcome"] or None,
         probability_from=_share("low", typed["low"], errors),
@@ -167,10 +170,13 @@ def _found(session: Session, query: Query) -> search.Page:
 @door.get("/predictions/find")
 @needs("viewer")
 def find() -> AnyResponse:
-    """Go to a prediction by its id, or by the beginning that lists show."""
+    """Go to a prediction by its id, or by the beginning that lists show; to those of a trace by its id."""
     text = request.args.get("id", "").strip()[:200]
     with web.parts().database.reading() as session:
         found = search.beginning(session, text)
+        is_trace = found is None and search.is_trace(session, text)
+    if is_trace:
+        return redirect(url_for("admin_predictions.index", trace=text), code=303)
     if found is None:
         flash(f"No prediction has the id “{text}”, or several begin so; paste all of it.", "bad")
         return redirect(url_for("admin_predictions.index"), code=303)
@@ -217,8 +223,32 @@ def show(prediction_id: str) -> Response:
         inputs=inputs,
         hidden=hidden,
         call=call,
+        spent=_spent(found),
         document=json.dumps(log.describe(found), ensure_ascii=False, indent=2),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Where the time of a request went: all of it; of each stage its fill, its name, its seconds, and how they look."""
+
+    whole: float
+    stages: list[tuple[str, str, float | None, str]]
+    waited: bool
+    sentence: str
+
+
+def _spent(row: Prediction) -> Spent | None:
+    found = timings.seconds(row.timings)
+    if found is None:
+        return None
+    whole = sum(each or 0.0 for each in found.values())
+    stages = [
+        (fill, timings.STAGES[name], spent, seconds(spent))
+        for fill, (name, spent) in zip(FILLS, found.items(), strict=True)
+    ]
+    said = ", ".join(f"{name.lower()} {shown}" for _, name, spent, shown in stages if spent is not None)
+    return Spent(whole, stages, found["waiting"] is not None, f"Of {seconds(whole)}: {said}")
 
 
 def signature_of(session: Session, row: Prediction) -> Signature | None:

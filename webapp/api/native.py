@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -13,15 +14,18 @@ from flask.globals import app_ctx
 from webapp import web
 from webapp.api import answering, asking, blueprint, requires
 from webapp.api.asking import Asked
+from webapp.catalog import ServedVersion
 from webapp.errors import Conflict, Invalid, NotFound, Unavailable
 from webapp.keys import KeyRecord
-from webapp.metrics import PREDICTION_LATENCY, PREDICTIONS
+from webapp.metrics import PREDICTION_LATENCY, PREDICTIONS, VALIDATION_ERRORS
 from webapp.predictions import log, truth
 from webapp.predictions.spool import Origin, Record, record, refusal
 from webapp.serving.loaded import Answer, LoadedVersion
 from webapp.signature import refused
 
 door = blueprint("native")
+
+MOST_WAITED_SECONDS = 3600.0
 
 
 @door.post("/predict")
@@ -91,16 +95,20 @@ def _predict(model: str, number: int | None) -> Response:
     count = notes.facts["rows"] = len(asked.instances)
     # Made of the request's id: a request that a proxy sends again is one prediction, not two.
     prediction_ids = [f"{notes.request_id}-{row}" for row in range(count)]
+    read = time.perf_counter()
     try:
-        answers = loaded.predict(asked.instances, asked.pointers, prediction_ids)
+        rows = loaded.checker.rows(asked.instances, asked.pointers)
+        checked = time.perf_counter()
+        outcomes = loaded.outcomes(rows, asked.pointers)
+        predicted = time.perf_counter()
     except Exception as error:
-        outcome = "invalid" if isinstance(error, Invalid) else "error"
-        PREDICTIONS.labels(version.model, version.shown, outcome).inc(count)
+        _count_refused(version, error, count)
         if isinstance(error, Invalid):
             _note_refusal(loaded, asked, error)
         raise
+    answers = loaded.answers(rows, outcomes, prediction_ids)
     if _is_logged():
-        made.spool.append(_records(loaded, asked, answers))
+        made.spool.append(_records(loaded, asked, answers, (read, checked, predicted)))
     PREDICTIONS.labels(version.model, version.shown, "success").inc(count)
     PREDICTION_LATENCY.observe(time.perf_counter() - notes.started)
     return answering.response(loaded, asked, answers)
@@ -112,28 +120,54 @@ def _is_logged() -> bool:
     return share >= 1 or random.random() < share  # noqa: S311 - a sample, not a secret
 
 
+def _count_refused(version: ServedVersion, error: Exception, count: int) -> None:
+    PREDICTIONS.labels(version.model, version.shown, "invalid" if isinstance(error, Invalid) else "error").inc(count)
+    if isinstance(error, Invalid):
+        for code, problems in Counter(each.code for each in error.problems).items():
+            VALIDATION_ERRORS.labels(version.model, code).inc(problems)
+
+
 def _note_refusal(loaded: LoadedVersion, asked: Asked, invalid: Invalid) -> None:
     """Note how many rows were refused, by field and rule; those of test keys are tries."""
     if app_ctx.g.key.test or not _is_logged():
         return
     found = refused.marks(invalid, asked.pointers, loaded.checker.names)
-    line = refusal(_origin(), loaded, refused.tally(len(asked.instances), found))
+    line = refusal(time.time(), loaded, refused.tally(len(asked.instances), found))
     # Where it has no room the answer is the same: the caller is told what is wrong.
     with suppress(Unavailable):
         web.parts().spool.append([line])
 
 
-def _records(loaded: LoadedVersion, asked: Asked, answers: Sequence[Answer]) -> list[Record]:
-    origin = _origin()
-    return [record(origin, loaded, answer, given) for answer, given in zip(answers, asked.ids, strict=True)]
-
-
-def _origin() -> Origin:
+def _records(
+    loaded: LoadedVersion, asked: Asked, answers: Sequence[Answer], moments: tuple[float, float, float]
+) -> list[Record]:
+    """Give what is logged; `moments` are those at which the body was read, checked and predicted."""
     notes = app_ctx.g
-    return Origin(
-        at=time.time(),
+    at, ended, (read, checked, predicted) = time.time(), time.perf_counter(), moments
+    latency = ended - notes.started
+    origin = Origin(
+        at=at,
         key_id=notes.key.id,
         request_id=notes.request_id,
         source="test" if notes.key.test else "api",
-        latency_seconds=round(time.perf_counter() - notes.started, 6),
+        latency_seconds=round(latency, 6),
+        timings=(
+            _waited(at - latency, notes.sent) if "sent" in notes else None,
+            round((read - notes.started) * 1e6),
+            round((checked - read) * 1e6),
+            round((predicted - checked) * 1e6),
+            round((ended - predicted) * 1e6),
+        ),
+        trace_id=notes.facts.get("trace_id"),
     )
+    return [record(origin, loaded, answer, given) for answer, given in zip(answers, asked.ids, strict=True)]
+
+
+def _waited(began: float, sent: str) -> int | None:
+    """Give the microseconds that a request waited for this worker, which a trusted proxy sent then."""
+    try:
+        waited = began - float(sent.removeprefix("t="))
+    except ValueError:
+        return None
+    # By the clocks of two machines: what cannot be so is not known.
+    return round(waited * 1e6) if 0 <= waited < MOST_WAITED_SECONDS else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -29,6 +30,8 @@ HOST = "demo"
 # Who asks how often a day. The second begins one afternoon to send what people earn in thousands.
 APP, BROKER = "mobile-app", "partner-broker"
 ROWS_A_DAY = {APP: 300, BROKER: 200}
+# How long answers took: the logarithm's mean (of a millisecond) and spread.
+SECONDS = (math.log(0.001), 0.7)
 CHANGED_AT = timedelta(hours=14, minutes=5)
 # The first sends some ages in months on the last days, which the model refuses; a few rows lack something on any day.
 MONTHS_DAYS, IN_MONTHS, INCOMPLETE = 2, 40, 1
@@ -115,7 +118,8 @@ def _day(
         sent = people.to_dict("records")
         if name == BROKER:
             sent = [_in_thousands(each) if at >= changed_at else each for each, at in zip(sent, moments, strict=True)]
-        made = list(_records(loaded, key_ids[name], f"story-{number:02}-{position}", sent, moments))
+        seconds = np.random.default_rng([demo.SEED, number, position, 1]).lognormal(*SECONDS, count).tolist()
+        made = list(_records(loaded, key_ids[name], f"story-{number:02}-{position}", sent, moments, seconds))
         records += made
         truths = zip(made, moments, paid.tolist(), random.random(count).tolist(), strict=True)
         items[key_ids[name]] = [
@@ -125,13 +129,13 @@ def _day(
         ]
     people, _ = demo.rows(IN_MONTHS, number)
     in_months = [{**each, "age": each["age"] * 12} for each in people.to_dict("records")]
-    records.append(_refusal(loaded, key_ids[APP], day, [{"age": 35}] * INCOMPLETE))
+    records.append(_refusal(loaded, day, [{"age": 35}] * INCOMPLETE))
     if number >= DAYS - MONTHS_DAYS:
-        records.append(_refusal(loaded, key_ids[APP], day, in_months))
+        records.append(_refusal(loaded, day, in_months))
     return records, items
 
 
-def _refusal(loaded: LoadedVersion, key_id: str, day: datetime, instances: Sequence[dict[Any, Any]]) -> dict[str, Any]:
+def _refusal(loaded: LoadedVersion, day: datetime, instances: Sequence[dict[Any, Any]]) -> dict[str, Any]:
     """Ask for rows that are refused; give what is noted of that."""
     pointers = [f"/instances/{number}" for number in range(len(instances))]
     marks: set[Mark] = set()
@@ -139,8 +143,7 @@ def _refusal(loaded: LoadedVersion, key_id: str, day: datetime, instances: Seque
         loaded.predict(instances, pointers, pointers)
     except Invalid as invalid:
         marks = refused.marks(invalid, pointers, loaded.checker.names)
-    origin = spool.Origin((day + DAY / 2).timestamp(), key_id, "story", "api", 0.001)
-    return dict(spool.refusal(origin, loaded, refused.tally(len(instances), marks)))
+    return dict(spool.refusal((day + DAY / 2).timestamp(), loaded, refused.tally(len(instances), marks)))
 
 
 def _in_thousands(instance: dict[Any, Any]) -> dict[Any, Any]:
@@ -153,11 +156,12 @@ def _records(
     request_id: str,
     instances: Sequence[dict[Any, Any]],
     moments: Sequence[datetime],
+    seconds: Sequence[float],
 ) -> Iterator[dict[str, Any]]:
     ids = [f"{request_id}-{number:04}" for number in range(len(instances))]
     answers = loaded.predict(instances, [""] * len(instances), ids)
-    for answer, at in zip(answers, moments, strict=True):
-        origin = spool.Origin(at.timestamp(), key_id, request_id, "api", 0.001)
+    for answer, at, latency in zip(answers, moments, seconds, strict=True):
+        origin = spool.Origin(at.timestamp(), key_id, request_id, "api", round(latency, 6))
         yield dict(spool.record(origin, loaded, answer, None))
 
 

@@ -13,12 +13,13 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from webapp import db
 from webapp.db import Base, Moment
 from webapp.errors import NotFound
-from webapp.predictions import counts, refusals, traffic
+from webapp.predictions import counts, refusals, timings, traffic
 from webapp.predictions.spool import is_refusal
 
 # Ids of callers that can be asked for; PostgreSQL cannot keep every text in an index. A query has to say it, too.
 CALLED = sa.text("length(client_id) <= 200")
 OWNED = sa.text("subject IS NOT NULL")
+TRACED = sa.text("trace_id IS NOT NULL")
 
 
 class Prediction(Base):
@@ -49,6 +50,8 @@ class Prediction(Base):
         ),
         # Those that are kept as somebody's.
         sa.Index(None, "subject", sqlite_where=OWNED, postgresql_where=OWNED),
+        # Those that belong to a trace.
+        sa.Index("ix_predictions_trace", "trace_id", "at", "id", sqlite_where=TRACED, postgresql_where=TRACED),
     )
 
     # In the order of their characters, whatever language a database sorts by.
@@ -70,6 +73,10 @@ class Prediction(Base):
     cached: Mapped[bool] = mapped_column(server_default=sa.false())
     # Whom it is about, as a digest with a key, where the version's signature says that.
     subject: Mapped[str | None] = mapped_column(sa.Text)
+    # Microseconds of each of `timings.STAGES`; null where nobody measured them.
+    timings: Mapped[list[int | None] | None] = mapped_column(sa.JSON(none_as_null=True))
+    # The trace that the caller's request belonged to, where it named one.
+    trace_id: Mapped[str | None] = mapped_column(sa.Text)
 
 
 class SpoolPosition(Base):
@@ -116,8 +123,9 @@ def _insert_new(session: Session, rows: Iterable[dict[str, Any]]) -> list[dict[s
 
 
 def _row(record: dict[str, Any]) -> dict[str, Any]:
-    # A record may have been written before there was a cache, and of a version that names no subject.
-    return {"cached": False, "subject": None, **record, "at": datetime.fromtimestamp(record["at"], UTC)}
+    # A record may have been written before there was a cache, or timings; and of a version that names no subject.
+    usual = {"cached": False, "subject": None, "timings": None, "trace_id": None}
+    return {**usual, **record, "at": datetime.fromtimestamp(record["at"], UTC)}
 
 
 def positions(session: Session, host: str) -> dict[str, int]:
@@ -212,5 +220,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
         "warnings": prediction.warnings,
         "source": prediction.source,
         "latency_seconds": prediction.latency_seconds,
+        "timings": timings.seconds(prediction.timings),
         "cached": prediction.cached,
+        "trace_id": prediction.trace_id,
     }

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from webapp.db import Moment
 from webapp.errors import Invalid, NotFound
 from webapp.predictions.log import CALLED, Prediction
+from webapp.predictions.traffic import TRIALS
 from webapp.predictions.truth import Outcome
 
 # A page looks at no more rows than this: a condition that nothing meets must not read the whole log.
@@ -50,6 +51,8 @@ class Wanted:
     key_id: str | None = None
     # What the caller calls the instance.
     client_id: str | None = None
+    # The trace that the caller's request belonged to.
+    trace_id: str | None = None
     source: str | None = None
     outcome: str | None = None
     probability_from: float | None = None
@@ -137,6 +140,24 @@ def search(
     return Page(found, newer, older, looked_at, complete=full or beyond is None)
 
 
+@dataclass(frozen=True, slots=True)
+class Slowest:
+    """The slowest predictions among the newest that were looked at, the slowest first."""
+
+    rows: list[Prediction]
+    # All that there are, unless it was too many.
+    looked_at: int
+    complete: bool
+
+
+def slowest(session: Session, wanted: Wanted, most: int) -> Slowest:
+    """Give the slowest predictions; trials and what nobody waited for are looked at, and left out."""
+    way = _Way(session, wanted, None, None)
+    _, beyond = way.edge()
+    conditions = [*_conditions(wanted), Prediction.source.not_in(TRIALS), Prediction.latency_seconds > 0]
+    return Slowest(way.slowest(most, beyond, conditions), way.length(), complete=beyond is None)
+
+
 def get(session: Session, prediction_id: str) -> Prediction:
     """Give a logged prediction, whoever asked for it."""
     found = session.get(Prediction, prediction_id)
@@ -153,6 +174,12 @@ def beginning(session: Session, text: str) -> str | None:
     begins = sa.select(Prediction.id).where(Prediction.id >= text, Prediction.id < f"{text}\U0010ffff")
     found = list(session.scalars(begins.order_by(Prediction.id).limit(2)))
     return found[0] if found and (len(found) == 1 or found[0] == text) else None
+
+
+def is_trace(session: Session, text: str) -> bool:
+    """Tell whether there are predictions of the trace that is called so."""
+    found = sa.select(Prediction.id).where(Prediction.trace_id == text).limit(1)
+    return "\0" not in text and session.scalar(found) is not None
 
 
 def neighbours(session: Session, prediction: Prediction) -> tuple[Prediction | None, Prediction | None]:
@@ -179,7 +206,9 @@ class _Way:
         self._lower = max((place for place in (since, after) if place), key=_order, default=None)
         self._upper = min((place for place in (until, before) if place), key=_order, default=None)
         self._chosen: list[Condition] = []
-        if wanted.client_id is not None:
+        if wanted.trace_id is not None:
+            self._chosen = [Prediction.trace_id == wanted.trace_id]
+        elif wanted.client_id is not None:
             self._chosen = [Prediction.client_id == wanted.client_id, CALLED]
         elif wanted.key_id is not None:
             self._chosen = [Prediction.key_id == wanted.key_id]
@@ -192,6 +221,14 @@ class _Way:
         bounds = (*self._chosen, *_between(lower, upper))
         statement = sa.select(Prediction).where(*bounds, *conditions).order_by(*self._direction).limit(most)
         return list(self._session.scalars(statement))
+
+    def slowest(self, most: int, beyond: Place | None, conditions: list[Condition]) -> list[Prediction]:
+        """Give the slowest rows that meet conditions, of those behind the place that is looked at no more."""
+        bounds = (*self._chosen, *_between(beyond or self._lower, self._upper))
+        order = (Prediction.latency_seconds.desc(), *DOWNWARD)
+        return list(
+            self._session.scalars(sa.select(Prediction).where(*bounds, *conditions).order_by(*order).limit(most))
+        )
 
     def edge(self) -> tuple[Place, Place] | tuple[None, None]:
         """Give the last place that is looked at and the one behind it; neither when the way ends before."""
@@ -272,10 +309,14 @@ def _sent(wanted: Wanted) -> Iterator[Condition]:
 def _beside_chosen(wanted: Wanted) -> Iterator[Condition]:
     """Give those that have an index, where that of another one leads."""
     # Written so that theirs cannot lead: the other's rows were counted.
-    if wanted.key_id is not None and wanted.client_id is not None:
-        yield sa.func.coalesce(Prediction.key_id, "") == wanted.key_id
-    if wanted.model is not None and (wanted.key_id is not None or wanted.client_id is not None):
-        yield sa.func.coalesce(Prediction.model, "") == wanted.model
+    given = (
+        (Prediction.trace_id, wanted.trace_id),
+        (Prediction.client_id, wanted.client_id),
+        (Prediction.key_id, wanted.key_id),
+        (Prediction.model, wanted.model),
+    )
+    for column, value in [pair for pair in given if pair[1] is not None][1:]:
+        yield sa.func.coalesce(column, "") == value
 
 
 def _text(column: sa.SQLColumnExpression[Any]) -> sa.ColumnElement[str]:

@@ -81,6 +81,10 @@ class Origin:
     # `api`, `test` (a test key) or `batch`.
     source: str
     latency_seconds: float
+    # Microseconds of each of `timings.STAGES`; None where nobody measured them.
+    timings: tuple[int | None, ...] | None = None
+    # The trace that the caller's request belongs to.
+    trace_id: str | None = None
 
 
 def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str | None) -> Record:
@@ -104,15 +108,19 @@ def record(origin: Origin, loaded: LoadedVersion, answer: Answer, client_id: str
         "latency_seconds": origin.latency_seconds,
         "cached": answer.cached,
     }
+    if origin.timings is not None:
+        made["timings"] = origin.timings
+    if origin.trace_id is not None:
+        made["trace_id"] = origin.trace_id
     if kept is not None:
         made["subject"] = kept.subject_of(answer.row, client_id)
     return made
 
 
-def refusal(origin: Origin, loaded: LoadedVersion, tally: Tally) -> Record:
+def refusal(at: float, loaded: LoadedVersion, tally: Tally) -> Record:
     """Give the line of one request that was refused for some of its instances; nothing of them stands in it."""
     facts = {"asked": tally.asked, "refused": tally.refused, "fields": tally.fields}
-    return {"at": origin.at, "model": loaded.version.model, "version": loaded.version.number, **facts}
+    return {"at": at, "model": loaded.version.model, "version": loaded.version.number, **facts}
 
 
 def is_refusal(line: Record) -> bool:

@@ -78,6 +78,42 @@ class Series:
     counts: dict[str, list[int]]
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Whose predictions are meant: a model's, or one version's; everybody's where nothing is said. Never trials."""
+
+    model: str | None = None
+    version: int | None = None
+
+    @property
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """Tell which counts are theirs."""
+        found: list[sa.ColumnElement[bool]] = [HourlyTraffic.source.not_in(TRIALS)]
+        if self.model is not None:
+            found.append(HourlyTraffic.model == self.model)
+        if self.version is not None:
+            found.append(HourlyTraffic.version == self.version)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """What was done over time: `totals[n]` in the `step` that begins at `start + n * step`."""
+
+    start: datetime
+    step: timedelta
+    totals: list[Total]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was done in a time: all together, by model and version, and how many predictions each latency step has."""
+
+    total: Total
+    versions: list[tuple[int, Total]]
+    by_step: dict[int, int]
+
+
 # --- Counting ---------------------------------------------------------------------------------------------
 
 
@@ -133,7 +169,7 @@ def overall(session: Session, since: datetime, *, without: Collection[str] = TRI
 
 def series(session: Session, since: datetime, until: datetime, *, without: Collection[str] = TRIALS) -> Series:
     """Give predictions by the hour, or by the day (in UTC) where that would be more than a week of hours."""
-    step = DAY if until - since > MOST_HOURLY else HOUR
+    step = step_of(until - since)
     start = beginning(since, step)
     length = -((start - until) // step)
     statement = (
@@ -145,6 +181,46 @@ def series(session: Session, since: datetime, until: datetime, *, without: Colle
     for hour, model, predictions in session.execute(statement):
         counts[model][(hour - start) // step] += predictions
     return Series(start, step, dict(counts))
+
+
+def step_of(span: timedelta) -> timedelta:
+    """Give what a time is divided into: hours, or days (in UTC) where that would be more than a week of hours."""
+    return DAY if span > MOST_HOURLY else HOUR
+
+
+def timeline(session: Session, since: datetime, until: datetime, of: Chosen) -> Timeline:
+    """Give what was done in each hour or day, from the one that `since` lies in."""
+    step = step_of(until - since)
+    start = beginning(since, step)
+    statement = _summed(HourlyTraffic.hour, HourlyTraffic.latency_step).where(
+        *of.conditions, HourlyTraffic.hour >= start, HourlyTraffic.hour < until
+    )
+    by_part: defaultdict[int, list[Any]] = defaultdict(list)
+    for each in session.execute(statement):
+        by_part[(each.hour - start) // step].append(each)
+    length = -((start - until) // step)
+    return Timeline(start, step, [_total(of.model or "", by_part[part]) for part in range(length)])
+
+
+def figures(session: Session, since: datetime, until: datetime, of: Chosen) -> Figures:
+    """Give what was done in the hours that begin in a time; versions by name and number."""
+    cell = (HourlyTraffic.model, HourlyTraffic.version)
+    statement = _summed(*cell, HourlyTraffic.latency_step).where(
+        *of.conditions, HourlyTraffic.hour >= since, HourlyTraffic.hour < until
+    )
+    rows = session.execute(statement.order_by(*cell)).all()
+    versions = [
+        (number, _total(model, found)) for (model, number), found in groupby(rows, attrgetter("model", "version"))
+    ]
+    by_step: Counter[int] = Counter()
+    for each in rows:
+        by_step[each.latency_step] += each.predictions
+    return Figures(_total(of.model or "", rows), versions, dict(by_step))
+
+
+def _summed(*cell: sa.SQLColumnExpression[Any]) -> sa.Select[Any]:
+    predictions, warned = sa.func.sum(HourlyTraffic.predictions), sa.func.sum(HourlyTraffic.warned)
+    return sa.select(*cell, predictions.label("predictions"), warned.label("warned")).group_by(*cell)
 
 
 def by_key(session: Session, key_ids: Collection[str], since: datetime) -> dict[str, int]:
@@ -247,12 +323,9 @@ def beginning(moment: datetime, step: timedelta) -> datetime:
 def _steps(session: Session, since: datetime, without: Collection[str], until: datetime | None = None) -> Iterable[Any]:
     """Give the counts of each model and latency step, the models one after the other."""
     ended = sa.true() if until is None else HourlyTraffic.hour < until
-    predictions, warned = sa.func.sum(HourlyTraffic.predictions), sa.func.sum(HourlyTraffic.warned)
-    cell = (HourlyTraffic.model, HourlyTraffic.latency_step)
     return session.execute(
-        sa.select(*cell, predictions.label("predictions"), warned.label("warned"))
+        _summed(HourlyTraffic.model, HourlyTraffic.latency_step)
         .where(HourlyTraffic.hour >= beginning(since, HOUR), ended, HourlyTraffic.source.not_in(without))
-        .group_by(*cell)
         .order_by(HourlyTraffic.model)
     )
 

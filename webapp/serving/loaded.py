@@ -16,6 +16,9 @@ from webapp.signature import Row, Signature
 from webapp.signature.check import Checker
 from webapp.signature.keeping import Keeping
 
+# What came out for each row, and whether it was there already.
+Outcomes = tuple[list[Outcome], Sequence[bool]]
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -69,21 +72,24 @@ class LoadedVersion:
         Raises `Invalid` with every problem of every instance.
         """
         rows = self.checker.rows(instances, pointers)
-        outcomes, cached = self._outcomes(rows, pointers)
-        warnings = self.checker.warnings_of(rows)
-        return [
-            Answer(row, self._document(prediction_id, outcome, warned), is_cached)
-            for prediction_id, row, outcome, warned, is_cached in zip(
-                ids, rows, outcomes, warnings, cached, strict=True
-            )
-        ]
+        return self.answers(rows, self.outcomes(rows, pointers), ids)
 
-    def _outcomes(self, rows: Sequence[Row], pointers: Sequence[str]) -> tuple[list[Outcome], Sequence[bool]]:
+    def outcomes(self, rows: Sequence[Row], pointers: Sequence[str]) -> Outcomes:
         """Ask what is nearest: kept answers, a call that is shared, or the predictor."""
         if self.cache is not None:
             return self.cache.predict(rows, pointers)
         asked = self.shared or self.predictor
         return asked.predict(rows, pointers), [False] * len(rows)
+
+    def answers(self, rows: Sequence[Row], found: Outcomes, ids: Sequence[str]) -> list[Answer]:
+        """Give the answer to each row."""
+        warnings = self.checker.warnings_of(rows)
+        return [
+            Answer(row, self._document(prediction_id, outcome, warned), is_cached)
+            for prediction_id, row, outcome, warned, is_cached in zip(
+                ids, rows, found[0], warnings, found[1], strict=True
+            )
+        ]
 
     def _document(self, prediction_id: str, outcome: Outcome, warnings: Sequence[dict[str, str]]) -> dict[str, Any]:
         document: dict[str, Any] = {"prediction": outcome.prediction}

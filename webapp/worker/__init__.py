@@ -8,14 +8,14 @@ import threading
 from webapp.web import Parts
 from webapp.worker.alerts import Teller, Watcher
 from webapp.worker.anchors import Anchorer
-from webapp.worker.batches import Worker
+from webapp.worker.batches import Counter, Worker
 from webapp.worker.exports import Exporter
 from webapp.worker.monitoring import DriftWatcher, Scorer
 from webapp.worker.plans import Recomputer
 from webapp.worker.removal import Remover
 from webapp.worker.uploads import Inspector
 
-BESIDE = (Inspector, Recomputer, Exporter, Remover, DriftWatcher, Scorer, Watcher, Teller, Anchorer)
+BESIDE = (Inspector, Recomputer, Exporter, Remover, Counter, DriftWatcher, Scorer, Watcher, Teller, Anchorer)
 
 
 def run(parts: Parts, host: str) -> None:

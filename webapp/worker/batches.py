@@ -27,12 +27,13 @@ from webapp.predictions.exports import Export
 from webapp.uploads import waiting
 from webapp.web import Parts
 from webapp.webhooks.deliveries import Delivery
-from webapp.worker.loop import Loop
+from webapp.worker.loop import Loop, Periodic
 
 LOG = logging.getLogger(__name__)
 SWEEP_SECONDS = 600.0
 # While chunks are under way: how long until what computes them is looked at.
 LOOK_SECONDS = 1.0
+COUNT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +203,19 @@ class Worker(Loop):
         with suppress(sqlalchemy.exc.SQLAlchemyError, Refusal), self._parts.database.transaction() as session:
             for held in self._held.values():
                 jobs.release(session, held.chunk, self._owner)
+
+
+class Counter(Periodic):
+    """Says in metrics how many batches have not ended."""
+
+    def __init__(self, parts: Parts, host: str) -> None:
+        """As every loop."""
+        super().__init__(parts, host, COUNT_SECONDS)
+
+    def look(self) -> bool:
+        """Count them."""
+        with self._parts.database.reading() as session:
+            found = jobs.open_by_state(session)
+        for state, count in found.items():
+            metrics.JOBS.labels(state).set(count)
+        return False
