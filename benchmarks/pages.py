@@ -26,7 +26,7 @@ from webapp.keys import ApiKey
 from webapp.monitoring import drift_watch
 from webapp.monitoring.drift_report import Terms
 from webapp.monitoring.references import References
-from webapp.predictions import counts, log
+from webapp.predictions import log
 from webapp.predictions.counts import DriftReference, HourlyCounts
 from webapp.registry import Version
 from webapp.uploads import Wish, upload
@@ -114,9 +114,8 @@ def _records(key_ids: list[str], versions: int, count: int) -> Iterator[dict[str
 
 def watch(parts: Parts, number: int) -> None:
     """Count a version for drift over a year, hour by hour, and decide about the last days; tell the truth of some."""
-    References(parts.database, parts.artifacts, parts.follower).make(parts.runtime.catalog)
-    with parts.database.reading() as session:
-        likes = counts.reference(session, "credit-risk", 1)
+    # Not `make`: it would count all that is logged of each version, which takes as long as logging it.
+    likes = References(parts.database, parts.artifacts, parts.follower).of("credit-risk", 1)
     assert likes is not None
     columns = ("layout", "counts", "rows", "origin", "made_at", "since", "until")
     facts = {"model": "credit-risk", "version": number, **{name: getattr(likes, name) for name in columns}}
