@@ -266,6 +266,8 @@ def test_a_logged_prediction_has_everything_that_was_answered(
         "warnings": list(answer.document["warnings"]),
         "source": "test",
         "latency_seconds": 0.002,
+        "timings": None,
+        "trace_id": None,
         "cached": False,
     }
 

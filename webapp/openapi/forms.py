@@ -13,6 +13,7 @@ from webapp import alerts, feedback, quality, registry, signature
 from webapp.api import asking, batch
 from webapp.monitoring import description, drift_report, quality_report
 from webapp.monitoring.new_values import NewValue
+from webapp.predictions import timings
 from webapp.serving import compare
 from webapp.uploads import waiting
 
@@ -157,6 +158,11 @@ LOGGED = record(
         "warnings": many(WARNING),
         "source": TEXT,
         "latency_seconds": NUMBER,
+        "timings": {
+            **optional(mapping(optional(NUMBER))),
+            "description": f"Seconds by stage: {', '.join(timings.STAGES)}.",
+        },
+        "trace_id": {**optional(TEXT), "description": "Of the `traceparent` that came with the request."},
         "cached": YES,
     },
     outcome=ANY,
