@@ -19,9 +19,14 @@ GROUP_ROWS = 10_000
 Kind = Literal["text", "whole", "number", "truth", "moment"]
 
 
+def is_there() -> bool:
+    """Whether it is installed."""
+    return find_spec("pyarrow") is not None
+
+
 def require() -> None:
     """Refuse what cannot be done here, with the way out."""
-    if find_spec("pyarrow") is None:
+    if not is_there():
         detail = (
             'Parquet needs a package that is not installed: pip install "modelport[parquet]"; jsonl and csv do not.'
         )

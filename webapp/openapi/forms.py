@@ -334,9 +334,12 @@ ALERT = record(
     }
 )
 _DRIFT = of(drift_report.Report)
+_FOUND = of(drift_report.Finding)["properties"]
 DRIFT = record(
     {
         **_DRIFT["properties"],
+        "findings": many(record({name: form for name, form in _FOUND.items() if name != "refused"})),
+        "refused": {**optional(FREE), "description": "Rows that were asked and not taken, by field and rule."},
         "drifted": many(TEXT),
         "described": many(of(description.Description)),
         "new_values": mapping(many(of(NewValue))),

@@ -141,7 +141,13 @@ PARAMETERS: Mapping[str, Schema] = {
         "The same request with the same key is the same job, however often it is sent.",
     ),
     "format": parameter(
-        "format", "query", {**forms.one_of(list(results.MIMETYPES)), "default": "jsonl"}, "Of the results."
+        "format",
+        "query",
+        {
+            **forms.one_of([form for form in results.MIMETYPES if form != "parquet" or parquet.is_there()]),
+            "default": "jsonl",
+        },
+        "Of the results.",
     ),
     "as_of": parameter(
         "as_of",
