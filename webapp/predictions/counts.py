@@ -138,12 +138,13 @@ def _first(session: Session, reference: DriftReference, since: datetime) -> Coun
         row.model == reference.model, row.version == reference.version, row.hour < since
     )
     rows, stored = 0, []
-    # Mostly the first few of a year of hours are enough.
-    for made, content in session.execute(chosen.order_by(row.hour), execution_options={"yield_per": 50}):
-        rows += made
-        stored.append(content)
-        if rows >= FIRST_ROWS:
-            return _sum(stored)
+    # Mostly the first few of a year of hours are enough: the others are not fetched, and no cursor stays open for them.
+    with session.execute(chosen.order_by(row.hour), execution_options={"yield_per": 50}) as found:
+        for made, content in found:
+            rows += made
+            stored.append(content)
+            if rows >= FIRST_ROWS:
+                return _sum(stored)
     return np.zeros(layout.from_json(reference.layout).width, dtype=np.int64)
 
 
