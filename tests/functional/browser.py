@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
 
+from tests.conftest import eventually
 from tests.functional.server import Server
 
 AXE = Path(__file__).parent.parent / "vendor" / "axe-core@4.14.1" / "axe.min.js"
@@ -66,7 +67,10 @@ def worker_held(server: Server) -> Iterator[None]:
     assert server.process is not None
     pids = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     (worker,) = (int(pid) for pid in pids if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\0worker\0"))
-    os.kill(worker, signal.SIGSTOP)
+    # Not in the middle of a transaction: nobody else could write.
+    with server.locked_database():
+        os.kill(worker, signal.SIGSTOP)
+        eventually(lambda: ") T " in Path(f"/proc/{worker}/stat").read_text())
     try:
         yield
     finally:

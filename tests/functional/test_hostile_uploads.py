@@ -278,8 +278,10 @@ def test_a_tree_that_would_end_the_process_is_refused_with_its_place_and_the_ser
 
 
 def test_what_claims_or_unpacks_to_too_much_costs_the_parent_no_memory(sender: Sender) -> None:
-    worker = worker_of(sender.server)
-    before, packed = peak_mib(worker), bomb()
+    # What every upload takes, and what the worker takes to start, is there before.
+    sender.refusal(b"no model")
+    worker, packed = worker_of(sender.server), bomb()
+    before = peak_mib(worker)
     assert len(packed) < 3 * MIB
     with Watch(sender.server) as watch:
         for content in (packed, attacks.claiming(10**11)):
