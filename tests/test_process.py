@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from webapp.child import ENVIRONMENT
 from webapp.errors import Invalid
 from webapp.intake import process
 from webapp.intake.process import MOST_ANSWER_BYTES
@@ -125,7 +126,7 @@ class Overdue:
 
 
 def test_a_child_that_waits_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(process.threading, "Timer", Overdue)
+    monkeypatch.setattr("webapp.child.threading.Timer", Overdue)
     child(monkeypatch, 'print(json.dumps({"stage": str(os.getpid())}), flush=True)\nwhile True: time.sleep(1)')
     pids: list[int] = []
 
@@ -149,7 +150,7 @@ print(json.dumps({"done": {"environment": dict(os.environ), "open": open_ones, "
     )
     with (tmp_path / "secret").open("w"):
         answer, _ = run()
-    assert answer["environment"].keys() - {"LC_CTYPE"} == process.ENVIRONMENT.keys()
+    assert answer["environment"].keys() - {"LC_CTYPE"} == ENVIRONMENT.keys()
     given = {*answer["given"]["inputs"].values(), *answer["given"]["outputs"].values()}
     # One more is the listing's own.
     assert len(set(answer["open"]) - {0, 1, 2, *given}) == 1

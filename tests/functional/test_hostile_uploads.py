@@ -39,7 +39,7 @@ from tests.functional.browser import worker_held
 from tests.functional.server import Server
 from tests.functional.switching import MODEL as SERVED
 from tests.functional.switching import Stock
-from webapp.intake import process
+from webapp.child import ENVIRONMENT
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
@@ -335,7 +335,7 @@ def test_a_child_that_inspects_a_file_is_locked_idle_and_knows_no_secret(sender:
     for seen in watch.seen.values():
         print(f"\n{seen.act}: imports {seen.locked - seen.begun:.1f} s, work {seen.last - seen.locked:.1f} s")
         assert seen.walls == {"NoNewPrivs": "1", "Seccomp": "2", "Threads": "1", "nice": "19"}
-        assert seen.environment == process.ENVIRONMENT
+        assert seen.environment == ENVIRONMENT
         # Pipes to its parent, nowhere for what it prints, and the files of this inspection: no socket, no database.
         own = ("pipe:", f"{sender.server.data_dir / 'quarantine'}/", "/dev/null")
         assert [each for each in seen.open_files if not each.startswith(own)] == []

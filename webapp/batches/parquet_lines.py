@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
 import orjson
 
-from webapp import parquet
+from webapp import child, parquet
 from webapp.batches import cutting
 from webapp.batches.cutting import Piece
 from webapp.errors import Invalid, Malformed, TooLarge
 from webapp.signature import Signature
 
-COMMAND = (sys.executable, "-I", "-m", "webapp.batches.parquet_child")
-# Nothing of this process's environment goes along. The lock holds one thread: the library would start others.
+COMMAND = child.command("webapp.batches.parquet_child")
+# The lock holds one thread: the library would start others.
 ENVIRONMENT = {
     "ARROW_DEFAULT_MEMORY_POOL": "system",
     "ARROW_IO_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "PYTHONDONTWRITEBYTECODE": "1",
 }
-CHILD_SECONDS = 600
 MOST_HEAD_BYTES = 1024 * 1024
 
 
@@ -36,35 +30,22 @@ def table(signature: Signature, file: IO[bytes], most_bytes: int) -> Iterator[Pi
 
     What is wrong with single rows is found when they are computed.
     """
-    with file, _reading(file) as child:
-        # Its own limit of CPU time ends a child that computes; this one ends a child that waits.
-        overdue = threading.Timer(CHILD_SECONDS, child.kill)
-        overdue.start()
-        try:
-            assert child.stdout is not None
-            cutting.check_names(signature, _names(child.stdout))
-            with _whole(child):
-                yield from _limited(cutting.objects(child.stdout), most_bytes)
-        finally:
-            overdue.cancel()
-            child.kill()
-
-
-def _reading(file: IO[bytes]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(  # noqa: S603 - our own module
-        COMMAND, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/", env=ENVIRONMENT
-    )
+    with file, child.running(COMMAND, file, environment=ENVIRONMENT) as process:
+        assert process.stdout is not None
+        cutting.check_names(signature, _names(process.stdout))
+        with _whole(process):
+            yield from _limited(cutting.objects(process.stdout), most_bytes)
 
 
 @contextmanager
-def _whole(child: subprocess.Popen[bytes]) -> Iterator[None]:
+def _whole(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """Refuse what a child has given that did not come to the end: of a damaged file that is the first part."""
     try:
         yield
     except Invalid:
-        if child.wait() == 0:
+        if process.wait() == 0:
             raise
-    if child.wait() != 0:
+    if process.wait() != 0:
         raise _unreadable()
 
 

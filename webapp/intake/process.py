@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import IO, Any
 
+from webapp import child
 from webapp.errors import Invalid
 
 # A child that was taken over by what it read can say anything; more than this is not heard.
 MOST_ANSWER_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
-CHILD_SECONDS = 600
-# Nothing of this process's environment goes along: it may hold secrets.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-COMMAND = (sys.executable, "-I", "-m", "webapp.intake.child")
+COMMAND = child.command("webapp.intake.child")
 
 Inputs = Mapping[str, IO[bytes]]
 Outputs = Mapping[str, IO[bytes]]
@@ -34,16 +30,9 @@ def run(
     """
     read = {name: _descriptor(file) for name, file in inputs.items()}
     written = {name: file.fileno() for name, file in outputs.items()}
-    with subprocess.Popen(  # noqa: S603 - our own module
-        [*COMMAND, act],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        pass_fds=[*read.values(), *written.values()],
-        cwd="/",
-        env=ENVIRONMENT,
-    ) as child:
-        return _conversation(child, json.dumps({**job, "inputs": read, "outputs": written}).encode(), on_stage)
+    told = json.dumps({**job, "inputs": read, "outputs": written}).encode()
+    with child.running([*COMMAND, act], subprocess.PIPE, [*read.values(), *written.values()]) as process:
+        return _conversation(process, told, on_stage)
 
 
 def _descriptor(file: IO[bytes]) -> int:
@@ -51,23 +40,16 @@ def _descriptor(file: IO[bytes]) -> int:
     return file.fileno()
 
 
-def _conversation(child: subprocess.Popen[bytes], job: bytes, on_stage: Callable[[str], None]) -> dict[str, Any]:
-    assert child.stdin is not None
-    assert child.stdout is not None
-    # Its own limit of CPU time ends a child that computes; this one ends a child that waits.
-    overdue = threading.Timer(CHILD_SECONDS, child.kill)
-    overdue.start()
-    try:
-        with suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(job)
-        for said in _said(child.stdout):
-            if isinstance(stage := said.get("stage"), str):
-                on_stage(stage)
-            elif (answer := _answer(said)) is not None:
-                return answer
-    finally:
-        overdue.cancel()
-        child.kill()
+def _conversation(process: subprocess.Popen[bytes], job: bytes, on_stage: Callable[[str], None]) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with suppress(BrokenPipeError), process.stdin:
+        process.stdin.write(job)
+    for said in _said(process.stdout):
+        if isinstance(stage := said.get("stage"), str):
+            on_stage(stage)
+        elif (answer := _answer(said)) is not None:
+            return answer
     detail = "The model ended the process that tried it: it needs too much memory or time, or is damaged."
     raise Invalid("model_trial_failed", detail, more={"findings": []})
 
