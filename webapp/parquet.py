@@ -51,11 +51,18 @@ def written(kinds: Mapping[str, Kind], rows: Iterable[Sequence[Any]]) -> Iterato
     remaining = iter(rows)
     with parquet.ParquetWriter(sink, schema, compression="zstd") as writer:
         while group := list(islice(remaining, GROUP_ROWS)):
-            columns = zip(*group, strict=True)
+            columns = map(_storable, kinds.values(), zip(*group, strict=True))
             writer.write_table(pa.Table.from_arrays(list(map(pa.array, columns, schema.types)), schema=schema))
             yield sink.taken()
     # Never nothing: the file's index and its last bytes.
     yield sink.taken()
+
+
+def _storable(kind: Kind, column: Sequence[Any]) -> Sequence[Any]:
+    """Write half of a surrogate pair, which UTF-8 cannot say, as JSON can."""
+    if kind != "text":
+        return column
+    return [None if cell is None else cell.encode("utf-8", "backslashreplace").decode() for cell in column]
 
 
 class _Sink:

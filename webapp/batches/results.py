@@ -124,7 +124,4 @@ def _parquet(storage: Storage, job_id: str, chunks: Sequence[Done]) -> Iterator[
 def _typed(kind: Kind, cell: Any) -> Any:  # noqa: ANN401 - as its column has it
     if cell is None or cell == "":
         return None
-    if kind != "text":
-        return cell
-    # Half of a surrogate pair, which UTF-8 cannot say, is written as JSON can.
-    return (cell if isinstance(cell, str) else json.dumps(cell)).encode("utf-8", "backslashreplace").decode()
+    return json.dumps(cell) if kind == "text" and not isinstance(cell, str) else cell

@@ -144,5 +144,4 @@ def _typed(name: str, value: Any) -> Any:  # noqa: ANN401 - as its column has it
     if name in {"version", "latency_seconds"} or value is None:
         return value
     # Classes may be texts or numbers, and a file has one kind of them.
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
