@@ -11,6 +11,9 @@ HEIGHT = 100.0
 # So many are written as times of the day, not as days.
 HOURS_OF_A_DAY = 50
 
+# From the left, and from the top.
+Point = tuple[float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -46,7 +49,7 @@ def lines(start: datetime, step: timedelta, series: dict[str, list[float | None]
     count = max(map(len, series.values()))
     top = max((value for values in series.values() for value in values if value is not None), default=0.0)
     labels = _labels([start + step * position for position in range(count)], step)
-    return Lines({name: _path(values, top) for name, values in series.items()}, labels, top, 10 * count)
+    return Lines({name: path(_places(values, top)) for name, values in series.items()}, labels, top, 10 * count)
 
 
 def _labels(moments: Sequence[datetime], step: timedelta) -> list[str]:
@@ -56,13 +59,17 @@ def _labels(moments: Sequence[datetime], step: timedelta) -> list[str]:
     return [f"{moment:%H:%M}" if is_day else f"{moment.day} {moment:%b}" for moment in shown]
 
 
-def _path(values: Sequence[float | None], top: float) -> str:
-    """Draw a stretch for each that is known; where nothing is there is a gap."""
+def _places(values: Sequence[float | None], top: float) -> list[Point | None]:
+    return [None if value is None else (10 * at + 5, HEIGHT * (1 - value / top)) for at, value in enumerate(values)]
+
+
+def path(points: Sequence[Point | None]) -> str:
+    """Draw a line through the points, with a gap where one is not known."""
     drawn: list[str] = []
-    for at, value in enumerate(values):
-        if value is not None:
-            follows = at > 0 and values[at - 1] is not None
-            height = HEIGHT * (1 - value / top)
-            # A point alone is as wide as its place.
-            drawn.append(f"L{10 * at + 5} {height:.1f}" if follows else f"M{10 * at + 4} {height:.1f}h2")
+    for before, point, after in zip([None, *points], points, [*points[1:], None], strict=False):
+        if point is not None:
+            x, y = point
+            # One alone is a short stroke.
+            start = f"M{x:.1f} {y:.1f}" if after else f"M{x - 1:.1f} {y:.1f}h2"
+            drawn.append(f"L{x:.1f} {y:.1f}" if before else start)
     return "".join(drawn)

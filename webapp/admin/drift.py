@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 from flask import Blueprint, Response, flash, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from webapp import alerts, keys, registry, web
+from webapp.admin import drawing
+from webapp.admin.drawing import Point
 from webapp.admin.guard import actor, blueprint, needs
 from webapp.admin.pages import page
 from webapp.admin.predictions import MOST_EXPORTED
@@ -93,7 +94,8 @@ class Line:
     @property
     def points(self) -> str:
         """Draw it small."""
-        return " ".join(f"{x:.1f},{1 + 0.18 * y:.1f}" for x, y in self._places(self._effects))
+        places = self._places([each or 0.0 for each in self._effects])
+        return " ".join(f"{x:.1f},{1 + 0.18 * y:.1f}" for x, y in filter(None, places))
 
     @property
     def top(self) -> float:
@@ -104,29 +106,20 @@ class Line:
     @property
     def path(self) -> str:
         """Draw it, with a gap where nothing was decided."""
-        return self._path(self._effects)
+        return drawing.path(self._places(self._effects))
 
     @property
     def seen(self) -> str:
         """Draw from where on a shift would have been found."""
-        return self._path([each.detectable if each else None for each in self.days])
+        return drawing.path(self._places([each.detectable if each else None for each in self.days]))
 
     def height(self, value: float) -> float:
         """Say where a value lies, from the top."""
         return round(100 - 100 * value / self.top, 2)
 
-    def _places(self, values: list[float | None]) -> list[tuple[float, float]]:
+    def _places(self, values: Sequence[float | None]) -> list[Point | None]:
         step = 100 / max(len(values) - 1, 1)
-        return [(number * step, self.height(value or 0.0)) for number, value in enumerate(values)]
-
-    def _path(self, values: list[float | None]) -> str:
-        places = self._places(values)
-        pairs = pairwise(zip(values, places, strict=True))
-        lines = [f"M{a[0]:.1f} {a[1]}L{b[0]:.1f} {b[1]}" for (one, a), (two, b) in pairs if None not in {one, two}]
-        # One day alone is a short stroke.
-        return "".join(lines) or "".join(
-            f"M{x:.1f} {y}h2" for value, (x, y) in zip(values, places, strict=True) if value is not None
-        )
+        return [None if value is None else (at * step, self.height(value)) for at, value in enumerate(values)]
 
 
 @door.get("/drift")

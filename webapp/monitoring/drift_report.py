@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Literal
@@ -318,8 +318,9 @@ def decide(session: Session, model: str, version: int, day: datetime, terms: Ter
     by_day = counts.by_day(session, reference, until - MOST_DAYS * DAY, until)
     if day not in by_day and not refusals.days(session, model, version, day, until):
         return None
-    since = _far_enough(by_day, reference, day)
-    asked_since = refusal_report.far_enough(session, reference, day, FEWEST_ROWS, MOST_DAYS)
+    meant = layout.from_json(reference.layout)
+    since = _far_enough({each: meant.rows(counted) for each, counted in by_day.items()}, day)
+    asked_since = _far_enough(refusal_report.asked(session, reference, until - MOST_DAYS * DAY, until), day)
     found = _report(session, reference, _Time(_sum(by_day, reference, since), since, until, asked_since), terms)
     week = day - (WEEK_DAYS - 1) * DAY
     whole = _Time(_sum(by_day, reference, week), week, until)
@@ -347,12 +348,11 @@ def _worse(day: Report, week: Report) -> list[Finding]:
     return [each if each.drifted else over_week.get(each.id, each) for each in day.findings]
 
 
-def _far_enough(by_day: dict[datetime, Counts], reference: DriftReference, day: datetime) -> datetime:
-    """Give from when on there are enough rows up to the end of a day."""
-    meant = layout.from_json(reference.layout)
+def _far_enough(by_day: Mapping[datetime, int], day: datetime) -> datetime:
+    """Give from when on there are enough rows up to the end of a day; one with none is not looked back from."""
     rows, since = 0, day
     for each in sorted(by_day, reverse=True):
-        rows, since = rows + meant.rows(by_day[each]), each
+        rows, since = rows + by_day[each], each
         if rows >= FEWEST_ROWS:
             break
     return since

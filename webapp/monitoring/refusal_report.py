@@ -157,13 +157,7 @@ def _dispersion(days: Collection[Tally]) -> float:
     return rule.dispersion([np.array([each.asked - each.refused, each.refused]) for each in days])
 
 
-def far_enough(session: Session, reference: DriftReference, day: datetime, fewest: int, most_days: int) -> datetime:
-    """Give from when on so many rows were asked up to the end of a day; one with none is not looked back from."""
-    by_day = refusals.by_day(session, reference.model, day - (most_days - 1) * DAY, day + DAY)
-    asked = {each: tally.asked for (number, each), tally in by_day.items() if number == reference.version}
-    rows, since = 0, day
-    for each in sorted(asked, reverse=True):
-        rows, since = rows + asked[each], each
-        if rows >= fewest:
-            break
-    return since
+def asked(session: Session, reference: DriftReference, since: datetime, until: datetime) -> dict[datetime, int]:
+    """Give how many rows a version was asked about on each day."""
+    by_day = refusals.by_day(session, reference.model, since, until)
+    return {day: tally.asked for (number, day), tally in by_day.items() if number == reference.version}
