@@ -19,7 +19,7 @@ from webapp.config import Settings
 from webapp.db import Database, Session
 from webapp.errors import Conflict, Invalid, NotFound
 from webapp.fleet import Heartbeat, WebWorker
-from webapp.predictions import traffic
+from webapp.predictions import failures, traffic
 from webapp.webhooks import EVENTS
 from webapp.webhooks.deliveries import Delivery
 
@@ -263,6 +263,14 @@ def count(database: Database, hours_ago: float, seconds: float, number: int, sou
         traffic._add(session, traffic.HourlyTraffic, [row])
 
 
+def fail(database: Database, rows: int, request_id: str = "ab12", hours_ago: float = 0) -> None:
+    """Count rows that churn could not answer in an hour."""
+    at = (db.now() - timedelta(hours=hours_ago)).timestamp()
+    line = {"at": at, "model": "churn", "version": 1, "request_id": request_id, "failed": rows}
+    with database.transaction() as session:
+        failures.count_lines(session, [line])
+
+
 def test_a_quiet_installation_has_no_alerts(database: Database) -> None:
     assert watching.look(database, OWNER)
     assert every(database) == []
@@ -298,6 +306,31 @@ def test_batches_tests_and_a_model_without_a_week_before_are_not_slow(database: 
     count(database, 30, 0.001, 1000, source="test")
     count(database, 30, 0, 1000, source="batch")
     assert found(database, "latency") == []
+
+
+@pytest.mark.parametrize(
+    ("failed", "answered", "severity"),
+    [(4, 0, None), (5, 496, None), (5, 495, "warning"), (5, 96, "warning"), (5, 95, "critical"), (9, 0, "critical")],
+)
+def test_a_version_that_cannot_answer_a_share_of_what_it_is_asked_is_an_alert(
+    database: Database, failed: int, answered: int, severity: str | None
+) -> None:
+    count(database, 0, 0.002, answered)
+    # Nobody waited for these, and they were not asked over the same way.
+    count(database, 0, 0, 10_000, source="batch")
+    fail(database, failed)
+    fail(database, 1000, hours_ago=3)
+    assert [each.severity for each in found(database, "errors")] == ([severity] if severity else [])
+
+
+def test_it_says_whose_failures_they_are_and_where_to_look(database: Database) -> None:
+    count(database, 0, 0.002, 90)
+    fail(database, 9, "first")
+    fail(database, 1, "last")
+    (each,) = found(database, "errors")
+    assert (each.model, each.subject) == ("churn", "1")
+    assert each.sentence.startswith("churn v1 could not answer 10.0% of what it was asked since ")
+    assert each.details == {"failed": 10, "share": 0.1, "request_id": "last"}
 
 
 def test_a_key_that_ends_within_two_weeks_is_told_of_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -28,8 +29,9 @@ from webapp.errors import Invalid, Problem, member
 from webapp.log_writer import LogWriter
 from webapp.monitoring import drift_report, drift_watch, references
 from webapp.monitoring.drift_report import REFUSED, DriftDecision, Terms
-from webapp.predictions import log, refusals
+from webapp.predictions import failures, log, refusals
 from webapp.predictions.refusals import HourlyRefusals
+from webapp.serving.loaded import LoadedVersion
 from webapp.signature import refused
 from webapp.signature.refused import MOST_PLACES, OTHERS, UNKNOWN, WHOLE, Tally
 from webapp.web import Parts
@@ -153,6 +155,24 @@ def test_tries_and_what_is_not_logged_are_not_counted(new_running: Callable[...,
 def test_who_is_refused_is_told_so_although_the_spool_is_full(running: Running) -> None:
     running.parts.spool._full = running.parts.spool._refuse_when_full = True
     assert running.ask([GOOD | {"age": 7}]) == 422
+
+
+def test_what_fails_is_counted_with_the_request_and_is_no_refusal(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_given: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(LoadedVersion, "outcomes", fail)
+        assert running.ask([GOOD, GOOD]) == 500
+        assert running.ask([GOOD], running.test_key) == 500
+    assert running.ask([GOOD]) == 200
+    assert running.counted() == []
+    with running.database.reading() as session:
+        (failed,) = failures.of_hours(session, db.now())
+    assert (failed.model, failed.version, failed.rows) == ("churn", 1, 2)
+    assert re.fullmatch("[0-9a-f]{32}", failed.request_id)
 
 
 def test_a_piece_that_is_taken_back_and_comes_again_is_counted_once(database: Database) -> None:

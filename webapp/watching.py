@@ -17,13 +17,16 @@ from webapp.db import Database, Session, now
 from webapp.errors import Refusal
 from webapp.monitoring import drift_report, quality_report, refusal_report
 from webapp.monitoring.drift_report import DriftDecision
-from webapp.predictions import traffic
+from webapp.predictions import failures, traffic
+from webapp.predictions.failures import Failed
 from webapp.predictions.traffic import DAY, HOUR, Total, beginning
 
 LOG = logging.getLogger(__name__)
 # A model is slow when its p99 is so many times that of the days before, both over at least so many predictions.
 # Latencies are counted in steps that double: less than twice says nothing.
 SLOWER, LEAST_PREDICTIONS, DAYS_BEFORE = 4.0, 100, 7
+# A version fails when so many rows of the last hour, and such a share of them, could not be answered.
+LEAST_FAILED, FAILED_SHARE, CRITICAL_SHARE = 5, 0.01, 0.05
 # Nobody waited for what a batch computed.
 UNTIMED = (*traffic.TRIALS, "batch")
 EXPIRING, LAST_DAYS = timedelta(days=14), timedelta(days=2)
@@ -83,6 +86,32 @@ def _slow(lately: Total, before: Total) -> Found:
             "p99_seconds_before": round(before.p99, 6),
             "predictions": lately.predictions,
         },
+    )
+
+
+def failing_versions(session: Session, moment: datetime) -> list[Found]:
+    """Versions that could not answer a share of what they were asked lately."""
+    since = beginning(moment - HOUR, HOUR)
+    return [
+        _failing(each, since, share)
+        for each in failures.of_hours(session, since)
+        if each.rows >= LEAST_FAILED and (share := _failed_share(session, each, since)) >= FAILED_SHARE
+    ]
+
+
+def _failed_share(session: Session, failed: Failed, since: datetime) -> float:
+    answered = traffic.by_version(session, failed.model, since, without=UNTIMED).get(failed.version, 0)
+    return failed.rows / (failed.rows + answered)
+
+
+def _failing(failed: Failed, since: datetime, share: float) -> Found:
+    return Found(
+        "errors",
+        f"{failed.model} v{failed.version} could not answer {share:.1%} of what it was asked since {since:%H:%M} UTC.",
+        "critical" if share >= CRITICAL_SHARE else "warning",
+        model=failed.model,
+        subject=str(failed.version),
+        details={"failed": failed.rows, "share": round(share, 4), "request_id": failed.request_id},
     )
 
 
@@ -226,6 +255,14 @@ KINDS = (
         plans_off,
         "Predictions are right and slower: scikit-learn computes them. The version's page says which prediction"
         " differed; report it, and allow the plan again when it is mended.",
+        "version",
+    ),
+    Kind(
+        "errors",
+        "Predictions fail",
+        failing_versions,
+        "The server's own log says under the id of the request what went wrong. Roll back if another version answers;"
+        " what failed is not in the log of predictions and can be sent again.",
         "version",
     ),
     Kind(

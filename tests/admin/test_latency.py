@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from tests.admin.conftest import House
 from webapp.db import now
+from webapp.predictions import failures
 
 HOUR = timedelta(hours=1)
 
@@ -61,6 +62,17 @@ def test_batches_alone_have_no_latency(house: House) -> None:
     text = house.viewer.page("/admin/latency").text
     assert "1 prediction in the last 24 hours, all of them in batches" in text
     assert "Slowest predictions" not in text
+
+
+def test_what_could_not_be_answered_is_told_with_a_request_to_look_for(house: House) -> None:
+    house.version()
+    house.version("prices")
+    line = {"at": (now() - HOUR).timestamp(), "model": "churn", "version": 1, "request_id": "ab12", "failed": 3}
+    house.change(lambda session: failures.count_lines(session, [line, line | {"request_id": "cd34"}]))
+    said = "Not answered, through no fault of who asked: 6 of churn v1 (for example request cd34"
+    assert said in house.viewer.page("/admin/latency").text
+    assert said in house.viewer.page("/admin/latency?model=churn&version=1&span=7d").text
+    assert "Not answered" not in house.viewer.page("/admin/latency?span=24h&model=prices").text
 
 
 def test_the_address_says_which_model_version_and_time(house: House) -> None:

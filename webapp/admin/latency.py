@@ -15,7 +15,8 @@ from webapp.admin.guard import blueprint, needs, small_number
 from webapp.admin.pages import number, page, seconds
 from webapp.db import Session, now
 from webapp.errors import NotFound
-from webapp.predictions import search, timings, traffic
+from webapp.predictions import failures, search, timings, traffic
+from webapp.predictions.failures import Failed
 from webapp.predictions.log import Prediction
 from webapp.predictions.search import Wanted
 from webapp.predictions.traffic import BOUNDS, Chosen, Figures, Timeline, Total
@@ -141,10 +142,15 @@ def _facts(session: Session, asked: Asked) -> dict[str, Any]:
         "total": found.total,
         "versions_done": found.versions,
         "verdict": _verdict(found.total, before, SPANS[asked.span][0].lower()),
+        "failed": [each for each in failures.of_hours(session, timeline.start) if _is_meant(each, asked)],
         "marks": _marks(session, asked, timeline.start, until),
         "slowest": search.slowest(session, wanted, MOST_SLOWEST) if found.total.p50 else None,
         **_drawings(timeline, found),
     }
+
+
+def _is_meant(failed: Failed, asked: Asked) -> bool:
+    return asked.model in {None, failed.model} and asked.version in {None, failed.version}
 
 
 def _marks(session: Session, asked: Asked, since: datetime, until: datetime) -> list[Mark]:

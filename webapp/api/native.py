@@ -19,7 +19,7 @@ from webapp.errors import Conflict, Invalid, NotFound, Unavailable
 from webapp.keys import KeyRecord
 from webapp.metrics import PREDICTION_LATENCY, PREDICTIONS, VALIDATION_ERRORS
 from webapp.predictions import log, truth
-from webapp.predictions.spool import Origin, Record, record, refusal
+from webapp.predictions.spool import Origin, Record, failure, record, refusal
 from webapp.serving.loaded import Answer, LoadedVersion
 from webapp.signature import refused
 
@@ -103,8 +103,7 @@ def _predict(model: str, number: int | None) -> Response:
         predicted = time.perf_counter()
     except Exception as error:
         _count_refused(version, error, count)
-        if isinstance(error, Invalid):
-            _note_refusal(loaded, asked, error)
+        _note_unanswered(loaded, asked, error)
         raise
     answers = loaded.answers(rows, outcomes, prediction_ids)
     if _is_logged():
@@ -115,7 +114,7 @@ def _predict(model: str, number: int | None) -> Response:
 
 
 def _is_logged() -> bool:
-    """Whether this request is in the share of which the log has predictions, and refusals."""
+    """Whether this request is in the share of which the log has predictions, refusals and failures."""
     share = web.parts().settings.prediction_log
     return share >= 1 or random.random() < share  # noqa: S311 - a sample, not a secret
 
@@ -127,12 +126,16 @@ def _count_refused(version: ServedVersion, error: Exception, count: int) -> None
             VALIDATION_ERRORS.labels(version.model, code).inc(problems)
 
 
-def _note_refusal(loaded: LoadedVersion, asked: Asked, invalid: Invalid) -> None:
-    """Note how many rows were refused, by field and rule; those of test keys are tries."""
-    if app_ctx.g.key.test or not _is_logged():
+def _note_unanswered(loaded: LoadedVersion, asked: Asked, error: Exception) -> None:
+    """Note how many rows were refused, by field and rule, or how many failed; those of test keys are tries."""
+    notes, count = app_ctx.g, len(asked.instances)
+    if notes.key.test or not _is_logged():
         return
-    found = refused.marks(invalid, asked.pointers, loaded.checker.names)
-    line = refusal(time.time(), loaded, refused.tally(len(asked.instances), found))
+    if isinstance(error, Invalid):
+        found = refused.marks(error, asked.pointers, loaded.checker.names)
+        line = refusal(time.time(), loaded, refused.tally(count, found))
+    else:
+        line = failure(time.time(), loaded, notes.request_id, count)
     # Where it has no room the answer is the same: the caller is told what is wrong.
     with suppress(Unavailable):
         web.parts().spool.append([line])

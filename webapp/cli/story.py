@@ -101,7 +101,7 @@ def _played(parts: Parts, key_ids: dict[str, str]) -> Told:
             log.forget(session, HOST, [f"story-{number}"])
             for key_id, told in items.items():
                 outcomes += feedback.counted(feedback.take(session, key_id, told))["accepted"]
-        predictions += sum(not spool.is_refusal(each) for each in records)
+        predictions += sum(map(spool.is_prediction, records))
     return _told(parts, loaded, days, changed_at, predictions, outcomes)
 
 

@@ -13,8 +13,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from webapp import db
 from webapp.db import Base, Moment
 from webapp.errors import NotFound
-from webapp.predictions import counts, refusals, timings, traffic
-from webapp.predictions.spool import is_refusal
+from webapp.predictions import counts, failures, refusals, timings, traffic
+from webapp.predictions.spool import is_failure, is_prediction, is_refusal
 
 # Ids of callers that can be asked for; PostgreSQL cannot keep every text in an index. A query has to say it, too.
 CALLED = sa.text("length(client_id) <= 200")
@@ -91,7 +91,7 @@ class SpoolPosition(Base):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Records of one segment, of predictions and of refusals, and the offset behind the last of them."""
+    """Records of one segment, of predictions, refusals and failures, and the offset behind the last of them."""
 
     host: str
     segment: str
@@ -104,10 +104,11 @@ def insert(session: Session, piece: Piece) -> None:
 
     A record whose id is there already is the same prediction, sent again by a proxy or a resumed batch chunk.
     """
-    new = _insert_new(session, (_row(each) for each in piece.records if not is_refusal(each)))
+    new = _insert_new(session, map(_row, filter(is_prediction, piece.records)))
     traffic.count(session, new)
     counts.count(session, new)
     refusals.count_lines(session, filter(is_refusal, piece.records))
+    failures.count_lines(session, filter(is_failure, piece.records))
     session.merge(SpoolPosition(host=piece.host, segment=piece.segment, offset=piece.offset))
 
 

@@ -123,9 +123,25 @@ def refusal(at: float, loaded: LoadedVersion, tally: Tally) -> Record:
     return {"at": at, "model": loaded.version.model, "version": loaded.version.number, **facts}
 
 
+def failure(at: float, loaded: LoadedVersion, request_id: str, rows: int) -> Record:
+    """Give the line of one request that could not be answered, through no fault of its own."""
+    named = {"at": at, "model": loaded.version.model, "version": loaded.version.number}
+    return {**named, "request_id": request_id, "failed": rows}
+
+
+def is_prediction(line: Record) -> bool:
+    """Tell a prediction from what says why there is none."""
+    return "id" in line
+
+
 def is_refusal(line: Record) -> bool:
-    """Tell what `refusal` made from a prediction."""
+    """Tell what `refusal` made."""
     return "refused" in line
+
+
+def is_failure(line: Record) -> bool:
+    """Tell what `failure` made."""
+    return "failed" in line
 
 
 class Spool:
