@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from webapp.openapi import forms
 from webapp.openapi.forms import Schema
@@ -93,10 +93,9 @@ def _answer(signature: Signature) -> tuple[dict[str, Schema], dict[str, Schema]]
     return own, {"warnings": forms.WARNINGS}
 
 
-def _by_output(signature: Signature, form: Any) -> Schema:  # noqa: ANN401 - gives the schema of one output
+def _by_output(signature: Signature, form: Callable[[Output], Schema]) -> Schema:
     if not signature.multi_output:
-        only: Schema = form(signature.outputs[0])
-        return only
+        return form(signature.outputs[0])
     return forms.record({each.name: form(each) for each in signature.outputs})
 
 
