@@ -6,43 +6,42 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import joblib
 import pytest
 import sqlalchemy as sa
 from flask import Flask
-from sklearn.datasets import load_iris
-from sklearn.linear_model import LogisticRegression
 from werkzeug.test import TestResponse
 
-from webapp import app, keys, metrics, uploads
-from webapp.audit import Actor
+from tests.admin.conftest import REPORT, SIGNATURE, TESTER, artifact
+from webapp import app, keys, metrics, registry
 from webapp.config import Settings
 from webapp.db import Database
-from webapp.intake import Upload
 from webapp.log_writer import LogWriter
 from webapp.predictions import log, timings
 from webapp.predictions.log import Prediction
-from webapp.uploads import Desk, Wish
 from webapp.web import Parts
 
-INSTANCE = {f"x{position}": 1.0 for position in range(4)}
+INSTANCE = {"age": 35, "income": 52_000.5}
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 Ask = Callable[..., TestResponse]
 
 
 @pytest.fixture
-def house(settings: Settings, database: Database, tmp_path: Path) -> Iterator[tuple[Flask, str]]:
+def house(settings: Settings, database: Database) -> Iterator[tuple[Flask, str]]:
     """An application behind a trusted proxy, with one active model, and a key."""
     made = app.create_app(replace(settings, trusted_proxies=1))
     parts: Parts = made.extensions["modelport"]
-    joblib.dump(LogisticRegression(max_iter=500).fit(*load_iris(return_X_y=True)), tmp_path / "iris.joblib")
-    desk = Desk(settings, database, parts.artifacts)
-    uploads.upload(desk, Actor("a test"), Wish("iris", activate=True), Upload(tmp_path / "iris.joblib"))
+    facts = {
+        "artifact": parts.artifacts.put(artifact()),
+        "signature": SIGNATURE.as_dict(),
+        "report": REPORT,
+        "card": {},
+    }
     with database.transaction() as session:
-        _, key = keys.create(session, Actor("a test"), parts.ring.pepper, "timed")
+        registry.add_version(session, TESTER, settings.derive("versions"), "churn", **facts)
+        registry.activate(session, TESTER, "churn", 1)
+        _, key = keys.create(session, TESTER, parts.ring.pepper, "timed")
     parts.spool.start()
     parts.follower.start(slot=None)
     yield made, key
@@ -58,7 +57,7 @@ def ask(house: tuple[Flask, str]) -> Ask:
 
     def post(instance: object = INSTANCE, **headers: str) -> TestResponse:
         given = {name.replace("_", "-"): value for name, value in headers.items()}
-        return client.post("/models/iris/predict", json=instance, headers={"X-API-Key": key, **given})
+        return client.post("/models/churn/predict", json=instance, headers={"X-API-Key": key, **given})
 
     return post
 
@@ -122,7 +121,7 @@ def sample(name: str, **labels: str) -> float:
 
 def test_the_log_writer_counts_the_time_of_each_request_once(ask: Ask, settings: Settings, database: Database) -> None:
     counted = "modelport_inference_duration_seconds"
-    labels = {"model": "iris", "model_version": "1"}
+    labels = {"model": "churn", "model_version": "1"}
     before, spent = sample(f"{counted}_count", **labels), sample(f"{counted}_sum", **labels)
     ask()
     ask({"instances": [INSTANCE] * 3})
@@ -150,13 +149,13 @@ def test_what_was_logged_before_there_were_timings_has_none() -> None:
 def test_problems_of_instances_are_counted_by_their_code(ask: Ask) -> None:
     def counted() -> dict[str, float]:
         reasons = ("not_a_number", "required", "unknown_field")
-        return {each: sample("modelport_validation_errors_total", model="iris", reason=each) for each in reasons}
+        return {each: sample("modelport_validation_errors_total", model="churn", reason=each) for each in reasons}
 
     before = counted()
-    assert ask({"instances": [INSTANCE | {"x0": "much", "x1": "more"}, {"x9": 1}]}).status_code == 422
+    assert ask({"instances": [INSTANCE | {"age": "much", "income": "more"}, {"weight": 1}]}).status_code == 422
     assert {name: count - before[name] for name, count in counted().items()} == {
         "not_a_number": 2,
-        "required": 4,
+        "required": 2,
         "unknown_field": 1,
     }
 
@@ -187,7 +186,7 @@ def test_a_trace_is_found_in_the_log_lines_and_with_the_prediction(
     with caplog.at_level(logging.INFO):
         for header in TRACES:
             assert ask(traceparent=header).status_code == 200
-        assert ask({"x0": "much"}, traceparent=TRACES[0]).status_code == 422
+        assert ask({"age": "much"}, traceparent=TRACES[0]).status_code == 422
     assert [line["trace_id"] for line in request_lines(caplog)] == [TRACE] * (len(TRACES) + 1)
     rows = logged(settings, database)
     assert [(row.trace_id, log.describe(row)["trace_id"]) for row in rows] == [(TRACE, TRACE)] * len(TRACES)
