@@ -22,6 +22,7 @@ from webapp.monitoring import description, drift_report, drift_watch, references
 from webapp.monitoring.drift_report import DAY, DriftDecision, Report, Terms
 from webapp.monitoring.references import References
 from webapp.predictions import counts, log
+from webapp.predictions.traffic import beginning
 from webapp.registry import Model, Version
 from webapp.signature import Feature, Output, Signature
 from webapp.web import Parts
@@ -34,7 +35,6 @@ SIGNATURE = Signature(
     (Output("prediction", ("no", "yes")),),
     "table",
 )
-TODAY = db.now().replace(hour=0, minute=0, second=0, microsecond=0)
 ACTOR = Actor("sam")
 
 
@@ -75,7 +75,7 @@ def begin(parts: Parts) -> None:
         counts=layout.packed(meant.count(records)),
         rows=len(records),
         origin="reference",
-        made_at=TODAY,
+        made_at=ago(0),
         since=None,
         until=None,
     )
@@ -107,7 +107,8 @@ def seen(parts: Parts, since: datetime, until: datetime) -> Report:
 
 
 def ago(days: int) -> datetime:
-    return TODAY - days * DAY
+    """Give when a day began; asked anew each time: the tests may run past midnight."""
+    return beginning(db.now(), DAY) - days * DAY
 
 
 def test_a_month_in_which_nothing_changes_is_silent(parts: Parts) -> None:
@@ -151,7 +152,7 @@ def test_the_worker_decides_about_each_day_that_is_over(parts: Parts) -> None:
     begin(parts)
     for number in (3, 2, 1, 0):
         predict(parts, ago(number), rows(300, number), hours=0.001)
-    expected = 3 if db.now() - TODAY > drift_watch.SETTLED else 2
+    expected = 3 if db.now() - ago(0) > drift_watch.SETTLED else 2
     assert drift_watch.decide_all(parts.database, Terms()) == expected
     assert drift_watch.decide_all(parts.database, Terms()) == 0
 
@@ -171,7 +172,7 @@ def test_too_few_predictions_are_no_verdict(parts: Parts) -> None:
     found = decide(parts, ago(1))
     assert found is not None
     assert found.drifted == []
-    assert not seen(parts, ago(1), TODAY).enough
+    assert not seen(parts, ago(1), ago(0)).enough
 
 
 def test_what_is_answered_is_not_compared_with_what_was_learned(parts: Parts) -> None:
@@ -197,7 +198,7 @@ def test_a_decided_day_reads_as_it_was_decided(parts: Parts) -> None:
     assert shown.findings[0].new == 1.0
     assert shown.findings[0].sources[0].key_id == "key1"
     assert shown.as_dict()["drifted"] == ["input:region"]
-    live = seen(parts, ago(1), TODAY)
+    live = seen(parts, ago(1), ago(0))
     assert [each.id for each in live.findings] == [each.id for each in shown.findings]
     assert (live.rows, live.reference_rows) == (shown.rows, shown.reference_rows) == (800, 4000)
 
@@ -208,33 +209,33 @@ def test_what_is_tolerated_can_be_chosen(parts: Parts) -> None:
     found = decide(parts, ago(1), tolerance=0.5)
     assert found is not None
     assert found.drifted == []
-    assert [each.id for each in seen(parts, ago(1), TODAY).drifted] == ["input:age"]
+    assert [each.id for each in seen(parts, ago(1), ago(0)).drifted] == ["input:age"]
 
 
 def test_a_time_of_its_own_predictions_can_be_compared_with(parts: Parts) -> None:
     begin(parts)
     for number in range(9, 0, -1):
         predict(parts, ago(number), rows(500, number, age=60))
-    assert [each.id for each in seen(parts, ago(1), TODAY).drifted] == ["input:age"]
+    assert [each.id for each in seen(parts, ago(1), ago(0)).drifted] == ["input:age"]
     with parts.database.transaction() as session:
         references.choose(session, ACTOR, MODEL, VERSION, ago(9), ago(4))
-    assert seen(parts, ago(1), TODAY).drifted == []
-    assert seen(parts, ago(1), TODAY).reference_rows == 2500
+    assert seen(parts, ago(1), ago(0)).drifted == []
+    assert seen(parts, ago(1), ago(0)).reference_rows == 2500
     with parts.database.transaction() as session:
         references.choose_packed(session, ACTOR, MODEL, VERSION)
-    assert [each.id for each in seen(parts, ago(1), TODAY).drifted] == ["input:age"]
+    assert [each.id for each in seen(parts, ago(1), ago(0)).drifted] == ["input:age"]
 
 
 def test_a_time_with_few_predictions_cannot_be_compared_with(parts: Parts) -> None:
     begin(parts)
     predict(parts, ago(1), rows(500, 1))
     with parts.database.transaction() as session, pytest.raises(Invalid, match=r"has 500 predictions.*needs 2,000"):
-        references.choose(session, ACTOR, MODEL, VERSION, ago(1), TODAY)
+        references.choose(session, ACTOR, MODEL, VERSION, ago(1), ago(0))
 
 
 def test_a_version_that_is_not_counted_says_what_is_missing(parts: Parts) -> None:
     with parts.database.reading() as session, pytest.raises(NotFound, match="came without a reference"):
-        drift_report.report(session, MODEL, VERSION, ago(1), TODAY, Terms())
+        drift_report.report(session, MODEL, VERSION, ago(1), ago(0), Terms())
 
 
 def test_numbers_are_described_as_the_reference_is(parts: Parts) -> None:
@@ -249,7 +250,7 @@ def test_numbers_are_described_as_the_reference_is(parts: Parts) -> None:
     version.model = Model(name=MODEL)
     assert description.numbers_of(version) == ["age"]
     with parts.database.reading() as session:
-        newest = description.newest(session, MODEL, VERSION, ago(1), TODAY)
+        newest = description.newest(session, MODEL, VERSION, ago(1), ago(0))
     (found,) = description.describe(parts.artifacts, version, ["age"], newest)
     ages = np.array([each["instance"]["age"] for each in made])
     assert (found.here.rows, found.here.mean) == (1000, pytest.approx(ages.mean()))

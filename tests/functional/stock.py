@@ -218,7 +218,7 @@ class Stock:
         return key, key_id
 
     def drift(self, key_id: str) -> None:
-        """Log what the active version was asked yesterday, another value than ever before, and decide about the day."""
+        """Log what the version activated yesterday was asked then, a value as never before, and have it decided."""
         yesterday = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - drift_report.DAY
         facts = {"model": MODEL, "version": 1, "model_version": "w" * 64, "source": "api", "key_id": key_id}
         answer = {"prediction": True, "probability": 0.75, "probabilities": {"False": 0.25, "True": 0.75}}
@@ -244,6 +244,8 @@ class Stock:
             refusals.count(session, MODEL, 1, yesterday - drift_report.DAY, Tally(500, 1, reasons))
             refusals.count(session, MODEL, 1, yesterday, Tally(90, 40, reasons))
             drift_report.decide(session, MODEL, 1, yesterday, drift_report.Terms())
+        of_model = "UPDATE activations SET at = :then WHERE model_id = (SELECT id FROM models WHERE name = :name)"
+        self.alter(of_model, name=MODEL, then=f"{yesterday + timedelta(hours=1):%Y-%m-%d %H:%M:%S.%f}")
 
     def alerts(self, key_id: str) -> dict[str, list[dict[str, Any]]]:
         """Let things need a person, each in another state, and tell webhooks; give where to look at them."""
