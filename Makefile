@@ -9,20 +9,28 @@ TEST_PROCESSES ?= 2
 help: ## Show what can be made
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
+# Bytecode is written when a module is first imported: of most nobody needs any.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile
+
 setup: $(VENV)/locked ## Make the virtual environment from the locked requirements
 
-$(VENV)/locked: requirements/dev.txt pyproject.toml
+$(VENV)/locked: $(VENV)/runs requirements/dev.txt
+	@echo "Installing what tests and checks need as well."
+	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/runs: requirements/run.txt requirements/build.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing; install it: apt-get install python3-venv"; exit 1; }
-	@echo "Installing the locked packages into $(VENV); this takes a minute or two the first time."
+	@echo "Installing the locked packages into $(VENV); this takes a minute or less the first time."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(INSTALL) --require-hashes -r requirements/run.txt -r requirements/build.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-run: setup ## Serve a demo model, ready for the first prediction
+run: $(VENV)/runs ## Serve a demo model, ready for the first prediction
 	@$(BIN)/modelport demo
 	@exec $(BIN)/modelport serve --sign-in admin
 
