@@ -31,7 +31,7 @@ def test_the_wheel_serves_a_first_prediction_outside_the_repository(tmp_path: Pa
     venv.create(tmp_path / "env", with_pip=True)
     bin_folder = tmp_path / "env" / "bin"
     lock = ROOT / "requirements" / "run.txt"
-    run(bin_folder / "pip", "install", "--quiet", "--require-hashes", "-r", lock, folder=tmp_path)
+    run(bin_folder / "pip", "install", "--quiet", "--no-compile", "--require-hashes", "-r", lock, folder=tmp_path)
     run(bin_folder / "pip", "install", "--quiet", "--no-deps", wheel, folder=tmp_path)
 
     port = free_port()
