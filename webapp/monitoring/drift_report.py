@@ -314,32 +314,38 @@ def decide(session: Session, model: str, version: int, day: datetime, terms: Ter
     reference = references.get(session, model, version)
     if session.get(DriftDecision, (model, version, day)) is not None:
         return None
-    until = day + DAY
-    by_day = counts.by_day(session, reference, until - MOST_DAYS * DAY, until)
-    if day not in by_day and not refusals.days(session, model, version, day, until):
+    by_day = counts.by_day(session, reference, day + DAY - MOST_DAYS * DAY, day + DAY)
+    if day not in by_day and not refusals.days(session, model, version, day, day + DAY):
         return None
-    meant = layout.from_json(reference.layout)
-    since = _far_enough({each: meant.rows(counted) for each, counted in by_day.items()}, day)
-    asked_since = _far_enough(refusal_report.asked(session, reference, until - MOST_DAYS * DAY, until), day)
-    found = _report(session, reference, _Time(_sum(by_day, reference, since), since, until, asked_since), terms)
-    week = day - (WEEK_DAYS - 1) * DAY
-    whole = _Time(_sum(by_day, reference, week), week, until)
-    over_week = _report(session, reference, whole, terms) if since > week else found
-    findings = _worse(found, over_week)
-    drifted = sorted(each.id for each in findings if each.drifted)
-    sources = attribution.sources(session, reference, since, until, drifted)
+    found = _looked_at(session, reference, by_day, day, terms)
+    sources = attribution.sources(session, reference, found.since, found.until, [each.id for each in found.drifted])
     decision = DriftDecision(
         model=model,
         version=version,
         day=day,
-        since=since,
+        since=found.since,
         rows=found.rows,
-        findings=[replace(each, sources=sources.get(each.id, ())).as_dict() for each in findings],
-        drifted=drifted,
+        findings=[replace(each, sources=sources.get(each.id, ())).as_dict() for each in found.findings],
+        drifted=sorted(each.id for each in found.drifted),
         decided_at=now(),
     )
     session.add(decision)
     return decision
+
+
+def _looked_at(
+    session: Session, reference: DriftReference, by_day: Mapping[datetime, Counts], day: datetime, terms: Terms
+) -> Report:
+    """Report on a day and as many before it as it needs, with what has drifted only over the week that it ends."""
+    meant, until = layout.from_json(reference.layout), day + DAY
+    since = _far_enough({each: meant.rows(counted) for each, counted in by_day.items()}, day)
+    asked_since = _far_enough(refusal_report.asked(session, reference, until - MOST_DAYS * DAY, until), day)
+    found = _report(session, reference, _Time(_sum(by_day, meant, since), since, until, asked_since), terms)
+    week = until - WEEK_DAYS * DAY
+    if since <= week:
+        return found
+    over_week = _report(session, reference, _Time(_sum(by_day, meant, week), week, until), terms)
+    return replace(found, findings=tuple(_worse(found, over_week)))
 
 
 def _worse(day: Report, week: Report) -> list[Finding]:
@@ -358,9 +364,8 @@ def _far_enough(by_day: Mapping[datetime, int], day: datetime) -> datetime:
     return since
 
 
-def _sum(by_day: dict[datetime, Counts], reference: DriftReference, since: datetime) -> Counts:
-    none = np.zeros(layout.from_json(reference.layout).width, dtype=np.int64)
-    return sum((found for day, found in by_day.items() if day >= since), none)
+def _sum(by_day: Mapping[datetime, Counts], meant: Layout, since: datetime) -> Counts:
+    return sum((found for day, found in by_day.items() if day >= since), np.zeros(meant.width, dtype=np.int64))
 
 
 def of_day(session: Session, model: str, version: int, day: datetime, terms: Terms) -> Report:
