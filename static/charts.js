@@ -47,6 +47,8 @@
     ctx.strokeStyle = colour("--mute");
     ctx.lineWidth = ratio;
     ctx.font = `${11 * ratio}px ${FONT}`;
+    // As the library left it, it is that of an axis.
+    ctx.textAlign = "left";
     ctx.textBaseline = "top";
     ctx.setLineDash([4 * ratio, 3 * ratio]);
     for (const { at, text } of marks) {

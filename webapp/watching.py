@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -187,7 +187,9 @@ def drifted(session: Session, moment: datetime) -> list[Found]:
     for line in registry.model_lines(session):
         if line.active_number is not None:
             days = drift_report.decisions(session, line.name, line.active_number, moment - DECIDED_DAYS * DAY)
-            found += [_drift(line.name, line.active_number, days[-1], each) for each in _lasting(days)]
+            lasting = _lasting(days)
+            whose = keys.names(session, {source["key_id"] for each in lasting for source in each["sources"]})
+            found += [_drift(line.name, line.active_number, days[-1], each, whose) for each in lasting]
     return found
 
 
@@ -197,10 +199,10 @@ def _lasting(days: list[DriftDecision]) -> list[dict[str, Any]]:
     return [each for each in last if each["severity"] == "major" or times[each["id"]] > 1]
 
 
-def _drift(model: str, number: int, day: DriftDecision, finding: dict[str, Any]) -> Found:
+def _drift(model: str, number: int, day: DriftDecision, finding: dict[str, Any], key_names: Mapping[str, str]) -> Found:
     return Found(
         "drift",
-        _sentence(f"{model} v{number}", finding),
+        _sentence(f"{model} v{number}", finding, key_names),
         "critical" if finding["severity"] == "major" else "warning",
         model=model,
         subject=f"v{number} {finding['id']}",
@@ -208,13 +210,18 @@ def _drift(model: str, number: int, day: DriftDecision, finding: dict[str, Any])
     )
 
 
-def _sentence(version: str, finding: dict[str, Any]) -> str:
+def _sentence(version: str, finding: dict[str, Any], key_names: Mapping[str, str]) -> str:
     if finding.get("refused"):
         return f"{version}: {refusal_report.in_words(refusal_report.from_dict(finding['refused']))}."
     sources = finding["sources"]
-    whose = f" {min(sources[0]['part'], 1):.0%} of the change comes from key {sources[0]['key_id']}." if sources else ""
+    whose = f" {_brought(sources[0], key_names)}" if sources else ""
     kind = "" if finding["role"] == "input" else f" ({finding['role']})"
     return f"“{finding['name']}”{kind} of {version} has drifted: a {finding['severity']} change.{whose}"
+
+
+def _brought(source: dict[str, Any], key_names: Mapping[str, str]) -> str:
+    name = key_names.get(source["key_id"], source["key_id"])
+    return f"{min(source['part'], 1):.0%} of the change comes from key “{name}”."
 
 
 def degraded(session: Session, _moment: datetime) -> list[Found]:

@@ -77,7 +77,7 @@ def test_page_and_api_tell_the_same(told: tuple[Server, dict[str, Any]]) -> None
         raised = eventually(lambda: server.get("/alerts?state=open", key).json()["alerts"])
         (income,) = [each for each in raised if each["kind"] == "drift" and "income" in each["sentence"]]
         assert income["severity"] == "critical"
-        assert "% of the change comes from key" in income["sentence"]
+        assert "% of the change comes from key “partner-broker”." in income["sentence"]
         wrong = server.get("/models/credit-risk/drift?day=yesterday", key)
         assert (wrong.status_code, wrong.json()["code"]) == (422, "date_unreadable")
         early = server.get("/models/credit-risk/drift?day=0001-01-01", key)
