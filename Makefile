@@ -17,6 +17,8 @@ setup: $(VENV)/locked ## Make the virtual environment from the locked requiremen
 $(VENV)/locked: $(VENV)/runs requirements/dev.txt
 	@echo "Installing what tests and checks need as well."
 	@$(INSTALL) --require-hashes -r requirements/dev.txt
+	@# Here once: tests start many processes beside each other, which would all be slow.
+	@$(BIN)/python -c 'import skops.io, webapp.app, webapp.intake.child'
 	@touch $@
 
 $(VENV)/runs: requirements/run.txt requirements/build.txt pyproject.toml
