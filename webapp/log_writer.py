@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import threading
 import time
 from itertools import islice
@@ -16,6 +15,7 @@ from webapp import erasure, faults, fleet, metrics
 from webapp.db import Database
 from webapp.errors import Unavailable
 from webapp.predictions import log, spool, timings
+from webapp.signals import when_asked_to_end
 
 LOG = logging.getLogger(__name__)
 IDLE_SECONDS = 0.1
@@ -170,6 +170,5 @@ class LogWriter:
 def run(database: Database, folder: Path, host: str) -> None:
     """Run in the foreground until SIGTERM or SIGINT."""
     writer = LogWriter(database, folder, host)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: writer.stop())
+    when_asked_to_end(writer.stop)
     writer.run()

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 
 from webapp.config import Settings
 from webapp.errors import Conflict, Unavailable
+from webapp.signals import when_asked_to_end
 
 LOG = logging.getLogger(__name__)
 LOOK_SECONDS = 0.2
@@ -189,8 +190,7 @@ def work() -> None:
 
 def _asked_to_stop() -> threading.Event:
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    when_asked_to_end(stop.set)
     return stop
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 
+from webapp.signals import when_asked_to_end
 from webapp.web import Parts
 from webapp.worker.alerts import Teller, Watcher
 from webapp.worker.anchors import Anchorer
@@ -23,12 +23,11 @@ def run(parts: Parts, host: str) -> None:
     worker = Worker(parts, host)
     others = [each(parts, host) for each in BESIDE]
 
-    def stop(*_signal: object) -> None:
+    def stop() -> None:
         for loop in (worker, *others):
             loop.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    when_asked_to_end(stop)
     for loop in others:
         threading.Thread(target=loop.run, name=type(loop).__name__.lower(), daemon=True).start()
     worker.run()
