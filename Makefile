@@ -26,7 +26,7 @@ $(VENV)/runs: requirements/run.txt requirements/build.txt pyproject.toml
 		|| { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null \
 		|| { echo "Python's venv is missing; install it: apt-get install python3-venv"; exit 1; }
-	@echo "Installing the locked packages into $(VENV); this takes a minute or less the first time."
+	@echo "Installing the locked packages into $(VENV); this takes a minute or two the first time."
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) --require-hashes -r requirements/run.txt -r requirements/build.txt
 	@$(INSTALL) --no-deps --no-build-isolation -e .

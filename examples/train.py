@@ -51,6 +51,8 @@ def main() -> None:
     given = parser.parse_args()
 
     table = pd.read_csv(given.csv)
+    if given.target not in table:
+        parser.error(f"{given.csv} has no column {given.target!r}; it has {', '.join(table.columns)}")
     train, test = train_test_split(table, test_size=0.3, random_state=0)
     estimator = pipeline_for(table.drop(columns=given.target), table[given.target])
     estimator.fit(train.drop(columns=given.target), train[given.target])

@@ -16,6 +16,8 @@ from tests.functional.server import Refused, Server
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Server, dict[str, Any]]:
     """Play it; give where it was played, and what the command said."""
     server = Server(tmp_path_factory.mktemp("story") / "data", workers=1)
+    # A key of somebody's own, which has a name of the story's.
+    server.cli("keys", "create", "mobile-app")
     return server, server.cli("demo", "--drift")
 
 
