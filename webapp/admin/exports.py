@@ -8,7 +8,7 @@ from datetime import datetime
 from flask import Blueprint, Response, flash, redirect, send_file, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from webapp import web
+from webapp import parquet, web
 from webapp.admin import predictions
 from webapp.admin.guard import actor, blueprint, form, needs
 from webapp.admin.pages import page
@@ -17,7 +17,7 @@ from webapp.predictions.exports import Export
 
 door: Blueprint = blueprint("exports")
 
-FORMS = (("jsonl", "JSON lines"), ("csv", "CSV"), ("parquet", "Parquet"))
+FORMS = (("jsonl", "JSON lines"), ("csv", "CSV"), *([("parquet", "Parquet")] if parquet.is_there() else []))
 
 
 @door.get("/predictions/exports")

@@ -16,7 +16,7 @@ from flask_login import LoginManager, current_user
 from flask_wtf.csrf import CSRFError
 from werkzeug.exceptions import BadRequest
 
-from webapp import quality, web
+from webapp import parquet, quality, web
 from webapp.admin.guard import csrf, load_person, me
 from webapp.audit import AuditRecord
 from webapp.config import Settings
@@ -93,7 +93,7 @@ def install(app: Flask, settings: Settings) -> None:
     manager.user_loader(load_person)
     app.jinja_env.undefined = jinja2.StrictUndefined
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
-    app.jinja_env.globals["asset"] = asset
+    app.jinja_env.globals |= {"asset": asset, "writes_parquet": parquet.is_there()}
     app.jinja_env.filters |= {
         "ago": ago,
         "iso": iso,
