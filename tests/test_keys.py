@@ -12,12 +12,14 @@ from typing import Any
 
 import limits
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import databases
 from webapp import audit, db, keys
 from webapp.audit import Actor
+from webapp.cli import main
 from webapp.config import Settings
 from webapp.db import Database
 from webapp.errors import Forbidden, Invalid, NotFound, Unauthenticated
@@ -50,6 +52,14 @@ def create(database: Database, **terms: Any) -> tuple[keys.ApiKey, str]:
     """Make a key."""
     with database.transaction() as session:
         return keys.create(session, TESTER, PEPPER, "a key", **terms)
+
+
+def test_the_command_says_where_a_key_is_for_a_model_that_is_not_there(settings: Settings, database: Database) -> None:
+    environment = {"MODELPORT_DATA_DIR": str(settings.data_dir), **databases.environment(settings.data_dir)}
+    made = CliRunner(env=environment).invoke(main, ["keys", "create", "till", "--model", "nope"])
+    assert made.exit_code == 0
+    assert "There is no model “nope” yet; the key is for it once there is." in made.output
+    assert [row.models for row in live(database).values()] == [frozenset({"nope"})]
 
 
 def live(database: Database) -> dict[str, KeyRecord]:

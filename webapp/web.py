@@ -25,7 +25,7 @@ from flask_limiter import Limiter, RateLimitExceeded
 from limits import RateLimitItem, parse
 from limits.strategies import RateLimiter
 from werkzeug.datastructures import Headers
-from werkzeug.exceptions import HTTPException, SecurityError
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, SecurityError
 from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.wrappers import Response as AnyResponse
 
@@ -298,11 +298,21 @@ def _http_exception(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or 500)
     # Werkzeug's name: the phrase of a status differs between versions of Python.
     code = re.sub(r"[^a-z]+", "_", error.name.lower())
-    response = problem(status, code, error.description or status.phrase)
+    response = problem(status, code, _explained(error) or error.description or status.phrase)
     for name, value in error.get_headers():
         if name not in {"Content-Type", "Content-Length"}:
             response.headers[name] = value
     return response
+
+
+def _explained(error: HTTPException) -> str:
+    """Say in words what the framework says of an address; it takes whoever asks for a person with a keyboard."""
+    if error.code == HTTPStatus.NOT_FOUND:
+        return "There is nothing at this address. The API is described at /docs."
+    if isinstance(error, MethodNotAllowed):
+        usual = sorted({*(error.valid_methods or ())} - {"HEAD", "OPTIONS"})
+        return f"This address takes {' or '.join(usual)}, not {request.method}."
+    return ""
 
 
 def _crowded(error: RateLimitExceeded) -> Response:

@@ -400,7 +400,7 @@ def test_probes_ask_for_no_key(server: Server, path: str, sent: str | None) -> N
 def test_an_unknown_path_is_a_problem_like_any_other(server: Server, key: str) -> None:
     for path in ("/nothing", "/predict/", "/models/credit-risk/versions/x", "/../etc/passwd", "/%ff"):
         document = assert_problem(server.get(path, key), 404, "not_found")
-        assert document["title"] == "Not Found"
+        assert (document["title"], "described at /docs" in document["detail"]) == ("Not Found", True)
     assert_problem(server.get("/predictions/a%00b", key), 400, "nul_in_url")
 
 
@@ -417,7 +417,8 @@ def test_a_wrong_method_is_a_problem_that_names_the_right_ones(
     server: Server, method: str, path: str, allowed: set[str]
 ) -> None:
     response = requests.request(method, server.url + path, timeout=60)
-    assert_problem(response, 405, "method_not_allowed")
+    document = assert_problem(response, 405, "method_not_allowed")
+    assert document["detail"].startswith(f"This address takes {min(allowed - {'HEAD', 'OPTIONS'})}")
     assert set(response.headers["Allow"].split(", ")) == allowed
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from webapp import keys
+from webapp import keys, registry
 from webapp.cli import Console, Group, pass_console
 from webapp.keys import SCOPES
 
@@ -70,7 +70,12 @@ def create(  # noqa: PLR0913 - one parameter per option
             test=test,
         )
         described = keys.describe(row)
-    console.answer({**described, "key": key}, f"{key}\nThis is the only time the key is shown. Its id is {row.id}.")
+        known = {line.name for line in registry.model_lines(session)}
+    said = [key, f"This is the only time the key is shown. Its id is {row.id}."]
+    said += [
+        f"There is no model “{name}” yet; the key is for it once there is." for name in models if name not in known
+    ]
+    console.answer({**described, "key": key}, "\n".join(said))
 
 
 @group.command("list")
