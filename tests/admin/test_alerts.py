@@ -59,7 +59,7 @@ def test_an_alert_says_what_to_do_and_leads_to_where_one_can_see_it(house: House
     house.version()
     kinds = {kind.name: kind for kind in watching.KINDS}
     key_id, _ = house.key()
-    subjects = {"plan_off": "1", "key_expiring": key_id}
+    subjects = {"plan_off": "1", "errors": "1", "key_expiring": key_id}
     for name, kind in kinds.items():
         alert_id = house.alert(kind=name, subject=subjects.get(name, "it"))
         page = house.operator.page(f"/admin/alerts/{alert_id}")
