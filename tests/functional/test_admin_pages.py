@@ -476,11 +476,11 @@ def test_a_version_that_no_worker_can_load_is_told_of_until_one_can(seats: dict[
     stocked.stock.alter("UPDATE versions SET seal = 'broken' WHERE seal = :seal", seal=seal)
     stocked.stock.alter("UPDATE generation SET number = number + 1")
     eventually(comes(told))
-    found = {"the version": faults(seats["admin"])}
+    found = {"the version": faults(seats["admin"], LOOKS)}
     for path, sentence in (("/admin", "A worker cannot load a version"), ("/admin/system", "Not loaded")):
         page.goto(path)
         expect(page.get_by_text(sentence)).to_be_visible()
-        found[path] = faults(seats["admin"])
+        found[path] = faults(seats["admin"], LOOKS)
     assert not listed(found), listed(found)
 
     stocked.stock.alter("UPDATE versions SET seal = :seal WHERE seal = 'broken'", seal=seal)
