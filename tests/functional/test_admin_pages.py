@@ -56,7 +56,10 @@ CHOOSE = """(theme) => {
 }"""
 READ_COLOURS = """() => [...document.querySelectorAll("body, body *:not(#reference *)")].map((each) => {
   const {color, backgroundColor, borderTopColor, fill, boxShadow} = getComputedStyle(each);
-  return [each.cloneNode(false).outerHTML, color, backgroundColor, borderTopColor, fill, boxShadow].join(" ");
+  // Whether it is just being asked for anew is no matter of colours.
+  const shown = each.cloneNode(false);
+  shown.classList.remove("htmx-request", "htmx-swapping", "htmx-settling", "htmx-added");
+  return [shown.outerHTML, color, backgroundColor, borderTopColor, fill, boxShadow].join(" ");
 })"""
 
 
